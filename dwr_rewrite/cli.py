@@ -1,0 +1,269 @@
+"""The command ``dwr-rewrite``. Only what parsing needs is imported before there is work."""
+
+from __future__ import annotations
+
+import re
+import sys
+import tempfile
+import threading
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+import typer.exceptions
+import typer.main
+
+from dwr_rewrite import __version__
+from dwr_rewrite.errors import DwrError, NotEquivalentError
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+    from dwr_rewrite.passes.onnx.api import Rewrite
+    from dwr_rewrite.passes.onnx.check import Progress, Settings
+    from dwr_rewrite.report import Report
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells give it."""
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+_WHAT, _CHECK, _OUT = "What to rewrite", "Proof", "Output"
+
+
+HELP = (
+    "Rewrite the depthwise convolutions of an ONNX model as diagonal standard convolutions.\n\n"
+    "The result is compared with the original before anything is written, and a file that exists "
+    "is replaced only by a whole one.\n\n"
+    "Exit codes: 0 written, or nothing to do; 1 not shown to be equivalent, nothing written; "
+    "2 bad usage or input; 130 interrupted."
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        sys.stdout.write(f"dwr-rewrite {__version__}\n")
+        raise typer.Exit
+
+
+@app.command(help=HELP, context_settings={"help_option_names": ["-h", "--help"]})
+def rewrite(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="ONNX file; - reads standard input.")],
+    output: Annotated[
+        str | None,
+        typer.Option("-o", "--output", help="File to write; - for standard output.",
+                     rich_help_panel=_OUT),
+    ] = None,
+    policy: Annotated[
+        str,
+        typer.Option(help="Form of every site: blocks:N (groups of N channels), dense (one group) "
+                     "or keep.", rich_help_panel=_WHAT),
+    ] = "blocks:32",
+    weights: Annotated[
+        str,
+        typer.Option(help="precomputed stores the diagonal weights; linked keeps the compact ones "
+                     "and builds the diagonal in the graph, so the file does not grow.",
+                     rich_help_panel=_WHAT),
+    ] = "precomputed",
+    freeze_weights: Annotated[
+        bool,
+        typer.Option("--freeze-weights", help="Make initializers that are also graph inputs "
+                     "constant: callers can no longer override them.", rich_help_panel=_WHAT),
+    ] = False,
+    include: Annotated[
+        list[str] | None,
+        typer.Option(metavar="REGEX", help="Only sites whose name matches; repeatable.",
+                     rich_help_panel=_WHAT),
+    ] = None,
+    exclude: Annotated[
+        list[str] | None,
+        typer.Option(metavar="REGEX", help="No site whose name matches; repeatable.",
+                     rich_help_panel=_WHAT),
+    ] = None,
+    max_growth: Annotated[
+        str,
+        typer.Option(metavar="SIZE", help="Weight bytes that may be added (K, M, G); sites past it "
+                     "are kept.", rich_help_panel=_WHAT),
+    ] = "256M",
+    restore: Annotated[
+        bool,
+        typer.Option("--restore", help="Give a rewritten model its depthwise convolutions back.",
+                     rich_help_panel=_WHAT),
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what would be done; run and write nothing.",
+                           rich_help_panel=_OUT)
+    ] = False,
+    inputs: Annotated[
+        list[str] | None,
+        typer.Option("--input", metavar="NAME:FILE.npy", help="Real input for the check, or an "
+                     ".npz with several; repeatable.", rich_help_panel=_CHECK),
+    ] = None,
+    shapes: Annotated[
+        list[str] | None,
+        typer.Option("--shape", metavar="NAME:1x3x224x224", help="Shape of an input with dynamic "
+                     "dimensions; repeatable.", rich_help_panel=_CHECK),
+    ] = None,
+    seed: Annotated[
+        int, typer.Option(min=0, help="Seed of the generated inputs.", rich_help_panel=_CHECK)
+    ] = 0,
+    timeout: Annotated[
+        float, typer.Option(min=1, help="Seconds that the check may take.", rich_help_panel=_CHECK)
+    ] = 600.0,
+    no_verify: Annotated[
+        bool, typer.Option("--no-verify", help="Write without comparing the models.",
+                           rich_help_panel=_CHECK)
+    ] = False,
+    save_external_data: Annotated[
+        bool, typer.Option("--save-external-data", help="Keep the tensors in OUTPUT.data (always "
+                           "done past 2 GiB).", rich_help_panel=_OUT)
+    ] = False,
+    report: Annotated[
+        Path | None, typer.Option(metavar="FILE.json", help="Write the report as JSON.",
+                                  rich_help_panel=_OUT)
+    ] = None,
+    json_: Annotated[
+        bool, typer.Option("--json", help="Print the report as JSON.", rich_help_panel=_OUT)
+    ] = False,
+    verbose: Annotated[
+        bool, typer.Option("-v", "--verbose", help="One line for each convolution.",
+                           rich_help_panel=_OUT)
+    ] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True,
+                           help="Show the version.", rich_help_panel=_OUT)
+    ] = False,
+) -> None:  # fmt: skip
+    """The command; its help is :data:`HELP`."""
+    if output is None and not dry_run:
+        raise DwrError("name the file to write with -o OUTPUT, or look first with --dry-run")
+    if output == "-" and json_:
+        raise DwrError("--json and -o - both want standard output; use --report FILE.json")
+    from dwr_rewrite.passes.onnx.api import Run
+    from dwr_rewrite.passes.onnx.rewrite import Options
+
+    options = Options(policy, weights, freeze_weights, include or (), exclude or (),
+                      parse_size(max_growth), restore)  # fmt: skip
+    proto, path = _read(model)
+    target = None if dry_run or output == "-" else Path(output or "")
+    with tempfile.TemporaryDirectory(prefix="dwr-") as folder, _progress() as progress:
+        settings = None
+        if not (no_verify or dry_run):
+            settings = _settings(proto, inputs or [], shapes or [], Path(folder), seed, timeout)
+        run = Run(options, settings, save_external_data, progress)
+        try:
+            result = run(proto, model, target, path)
+        except NotEquivalentError as error:
+            if report is not None and error.report is not None:
+                _write_report(report, error.report)
+            raise
+    if output == "-" and not dry_run:
+        _write_standard_output(result)
+    if report is not None:
+        _write_report(report, result.report)
+    _print(result.report, json_, verbose, to_stderr=output == "-")
+
+
+def parse_size(text: str) -> int:
+    """``256M`` -> bytes; K, M and G are powers of 1024.
+
+    Raises:
+        DwrError: not a size.
+    """
+    match = re.fullmatch(r"(\d+)([KMG]?)(?:i?B)?", text.strip(), re.IGNORECASE)
+    if match is None:
+        raise DwrError(f"--max-growth {text!r}: a number of bytes expected, as in 64M or 2G")
+    return int(match[1]) << {"": 0, "K": 10, "M": 20, "G": 30}[match[2].upper()]
+
+
+def _read(source: str) -> tuple[ModelProto, Path | None]:
+    from dwr_rewrite.passes.onnx import files
+
+    if source != "-":
+        return files.read(Path(source)), Path(source)
+    model = files.parse(sys.stdin.buffer.read(), "standard input")
+    if files.uses_external_data(model):
+        raise DwrError("the model on standard input keeps tensors in other files; give its path")
+    return model, None
+
+
+def _settings(
+    model: ModelProto, inputs: list[str], shapes: list[str], folder: Path, seed: int, timeout: float
+) -> Settings:
+    from dwr_rewrite.passes.onnx.check import Settings, parse_inputs, parse_shapes
+
+    stored = {tensor.name for tensor in model.graph.initializer}
+    names = [value.name for value in model.graph.input if value.name not in stored]
+    return Settings(parse_inputs(inputs, names, folder), parse_shapes(shapes, names), seed, timeout)
+
+
+def _write_standard_output(result: Rewrite) -> None:
+    try:
+        content = result.model.SerializeToString()
+    except ValueError:
+        raise DwrError("the result is past 2 GiB, which one stream cannot hold; use -o FILE") from None
+    sys.stdout.buffer.write(content)
+    sys.stdout.buffer.flush()
+
+
+def _write_report(path: Path, report: Report) -> None:
+    from dwr_rewrite.passes.onnx.files import write_text
+
+    write_text(path, report.to_json())
+
+
+def _print(report: Report, as_json: bool, verbose: bool, to_stderr: bool) -> None:
+    if as_json:
+        sys.stdout.write(report.to_json())
+        return
+    from rich.console import Console
+
+    from dwr_rewrite.console import show
+
+    show(report, Console(stderr=to_stderr), verbose)
+
+
+@contextmanager
+def _progress() -> Generator[Progress]:
+    """A bar on standard error once the work has taken a second; none where that is no terminal."""
+    if not sys.stderr.isatty():
+        yield lambda done, total, what: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (BarColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    bar = Progress(*columns, console=Console(stderr=True), transient=True)
+    task = bar.add_task("rewriting")
+    timer = threading.Timer(1.0, bar.start)
+    timer.start()
+    try:
+        yield lambda done, total, what: bar.update(
+            task, completed=done, total=total, description=what
+        )
+    finally:
+        timer.cancel()
+        bar.stop()
+
+
+def main() -> None:
+    """Entry point: runs the command; every failure is one line and an exit code."""
+    try:
+        code = typer.main.get_command(app).main(prog_name="dwr-rewrite", standalone_mode=False)
+    except (KeyboardInterrupt, typer.Abort):
+        _fail("interrupted; nothing was written", INTERRUPTED)
+    except typer.exceptions.TyperException as error:
+        _fail(f"{error.format_message()} (see dwr-rewrite --help)", DwrError.exit_code)
+    except DwrError as error:
+        _fail(str(error), error.exit_code)
+    except MemoryError:
+        _fail("out of memory", DwrError.exit_code)
+    else:
+        sys.exit(code or 0)
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    sys.stderr.write(f"dwr-rewrite: error: {message}\n")
+    sys.exit(code)

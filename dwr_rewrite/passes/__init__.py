@@ -1,0 +1,1 @@
+"""One front end per kind of graph. Siblings never import each other."""

@@ -1,0 +1,224 @@
+"""Reads and writes model files. Nothing is overwritten before the new file is whole."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from math import prod
+from pathlib import Path
+
+import onnx
+from google.protobuf.message import DecodeError, Message
+from onnx import ModelProto, TensorProto, external_data_helper, helper
+
+from dwr_rewrite.errors import DwrError
+
+PROTOBUF_LIMIT = (1 << 31) - 1
+"""Bytes that one protobuf file may have."""
+
+MARGIN = 1 << 24
+"""Kept free below the limit for nodes and names when the size is estimated from tensors."""
+
+
+def read(path: Path) -> ModelProto:
+    """Loads a model with its external data.
+
+    Raises:
+        DwrError: the file is missing, not readable, not an ONNX model, or its external data is.
+    """
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise DwrError(f"{path}: no such file") from None
+    except IsADirectoryError:
+        raise DwrError(f"{path}: is a directory; give the .onnx file in it") from None
+    except OSError as error:
+        raise DwrError(f"{path}: cannot be read: {error.strerror}") from None
+    model = parse(content, str(path))
+    del content
+    try:
+        external_data_helper.load_external_data_for_model(model, str(path.parent))
+    except Exception as error:
+        raise DwrError(f"{path}: its external data cannot be read: {_first_line(error)}") from error
+    return model
+
+
+def parse(content: bytes, source: str) -> ModelProto:
+    """A model from the bytes of a file.
+
+    Raises:
+        DwrError: the bytes are no ONNX model.
+    """
+    if not content:
+        raise DwrError(f"{source}: is empty; an ONNX model expected")
+    try:
+        model = onnx.load_model_from_string(content)
+    except (DecodeError, ValueError):
+        raise DwrError(f"{source}: is not an ONNX model, or it is cut short") from None
+    if not model.ir_version or not (model.graph.node or model.graph.input or model.graph.output):
+        raise DwrError(f"{source}: is not an ONNX model: it has no graph")
+    return model
+
+
+def external_files(model: ModelProto, path: Path) -> set[Path]:
+    """The files that a model on disk keeps tensors in."""
+    locations = {
+        entry.value
+        for tensor in _tensors(model)
+        for entry in tensor.external_data
+        if entry.key == "location"
+    }
+    return {(path.parent / location).resolve() for location in locations}
+
+
+def uses_external_data(model: ModelProto) -> bool:
+    """Whether a tensor's data lies in another file."""
+    return any(external_data_helper.uses_external_data(tensor) for tensor in _tensors(model))
+
+
+def _tensors(model: ModelProto) -> Iterator[TensorProto]:
+    pending: list[Message] = [model.graph, *model.functions]
+    while pending:
+        graph = pending.pop()
+        yield from getattr(graph, "initializer", ())
+        for node in graph.node:  # type: ignore[attr-defined]
+            for attribute in node.attribute:
+                if attribute.HasField("t"):
+                    yield attribute.t
+                if attribute.HasField("g"):
+                    pending.append(attribute.g)
+
+
+def tensor_bytes(model: ModelProto) -> int:
+    """Bytes of all tensors, from their shapes."""
+    return sum(prod(tensor.dims) * _itemsize(tensor) for tensor in _tensors(model))
+
+
+def count_parameters(model: ModelProto) -> int:
+    """Numbers stored in initializers and constants at any depth."""
+    return sum(prod(tensor.dims) for tensor in _tensors(model))
+
+
+def count_nodes(model: ModelProto) -> int:
+    """Nodes at any depth, local functions included."""
+    pending, count = [model.graph.node, *(f.node for f in model.functions)], 0
+    while pending:
+        nodes = pending.pop()
+        count += len(nodes)
+        pending += [a.g.node for node in nodes for a in node.attribute if a.HasField("g")]
+    return count
+
+
+def _itemsize(tensor: TensorProto) -> int:
+    if tensor.data_type == TensorProto.STRING:
+        return 0
+    return helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+class Staged:
+    """A model written beside its target, which :meth:`commit` puts in place.
+
+    Attributes:
+        path: the staged model; it can be loaded from here.
+        target: where it will stand.
+    """
+
+    def __init__(self, folder: Path, target: Path) -> None:
+        """Stages ``target`` in ``folder``, which lies on the same file system."""
+        self.path = folder / target.name
+        self.target = target
+
+    def write(self, model: ModelProto, external: bool) -> None:
+        """Writes and syncs the model, and its tensors to ``<name>.data`` if ``external``.
+
+        Raises:
+            DwrError: the disk refuses.
+        """
+        try:
+            if external:
+                copy = ModelProto()
+                copy.CopyFrom(model)
+                onnx.save_model(
+                    copy,
+                    str(self.path),
+                    save_as_external_data=True,
+                    location=f"{self.target.name}.data",
+                )
+            else:
+                self.path.write_bytes(model.SerializeToString())
+            for file in self.path.parent.iterdir():
+                _sync(file)
+        except OSError as error:
+            raise DwrError(f"{self.target}: cannot be written: {error.strerror}") from None
+
+    def size(self) -> int:
+        """Bytes of the staged files."""
+        return sum(file.stat().st_size for file in self.path.parent.iterdir())
+
+    def commit(self) -> None:
+        """Renames the staged files into place, the model last.
+
+        Raises:
+            DwrError: the disk refuses; the target is as it was.
+        """
+        try:
+            data = self.path.with_name(f"{self.target.name}.data")
+            if data.exists():
+                data.replace(self.target.with_name(data.name))
+            self.path.replace(self.target)
+            _sync(self.target.parent)
+        except OSError as error:
+            raise DwrError(f"{self.target}: cannot be written: {error.strerror}") from None
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a text file as :class:`Staged` writes a model.
+
+    Raises:
+        DwrError: the disk refuses.
+    """
+    with staging(path) as staged:
+        try:
+            staged.path.write_text(text)
+        except OSError as error:
+            raise DwrError(f"{path}: cannot be written: {error.strerror}") from None
+        staged.commit()
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def staging(target: Path) -> Iterator[Staged]:
+    """A place beside ``target`` for its next content; gone afterwards, committed or not.
+
+    Raises:
+        DwrError: there can be no file at ``target``.
+    """
+    target = target.resolve()
+    if target.is_dir():
+        raise DwrError(f"{target}: is a directory; name the file to write")
+    if target.exists() and not target.is_file():
+        raise DwrError(f"{target}: is not a regular file; use - for standard output")
+    if not target.parent.is_dir():
+        raise DwrError(f"{target}: the folder {target.parent} does not exist")
+    try:
+        folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    except OSError as error:
+        raise DwrError(f"{target}: cannot be written: {error.strerror}") from None
+    try:
+        yield Staged(folder, target)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

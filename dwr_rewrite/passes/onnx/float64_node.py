@@ -1,0 +1,311 @@
+"""One operator in float64: which implementation evaluates it, and the rounding of a convolution.
+
+An implementation is tried when the one before it fails, in this order: a convolution of
+:mod:`dwr_rewrite.recipe` or an operator of :mod:`~dwr_rewrite.passes.onnx.float64_ops`;
+onnxruntime's double kernel; onnx.reference; onnxruntime's float32 kernel, which is recorded.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnxruntime as ort
+from onnx import ModelProto, NodeProto, ValueInfoProto, defs, helper, numpy_helper
+
+from dwr_rewrite.errors import DwrError
+from dwr_rewrite.passes.onnx.float64_ops import (
+    CONVOLUTIONS,
+    OPERATORS,
+    Array,
+    Attributes,
+    Geometry,
+    activation,
+)
+from dwr_rewrite.passes.onnx.widen import widen_array, widen_node
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    Implementation = Callable[[Sequence[Any]], Sequence[Any]]
+
+_REFERENCE_FIRST = frozenset({"Constant", "Attention"})
+"""Constant: its tensor need not travel to a session. Attention: onnxruntime has no double kernel
+and expands the function of the schema, in which the scale factor is a float32."""
+
+_REFERENCE_NEVER = frozenset(
+    {"AffineGrid", "DeformConv", "DynamicQuantizeLinear", "GridSample", "LpPool", "MaxPool"}
+)
+"""onnx.reference has float32 inside the first four, and a Python loop over the elements in the
+others."""
+
+_CHOOSING = frozenset({"Resize", "Upsample"})
+"""In nearest mode they choose elements, by coordinates in float32. Another choice would be another
+function and not another rounding, so onnxruntime makes it, on indices."""
+
+_IR_VERSION = 10
+"""Of the single-operator models: enough for every element type, old enough for every runtime."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rounding:
+    """How a convolution rounds: the standard model of a sum of products.
+
+    Attributes:
+        taps: products that are summed for one output element.
+        accumulate: unit roundoff u of the accumulator (2**-24 for float32, 2**-53 for float64).
+        store: unit roundoff of the stored result (2**-24 for float32, 2**-11 for float16, 2**-8
+            for bfloat16).
+
+    Raises:
+        ValueError: the sum is so long that the model says nothing, (taps + 2) u >= 1.
+    """
+
+    taps: int
+    accumulate: float
+    store: float
+
+    def __post_init__(self) -> None:
+        """Checks that gamma is defined, also with a bias and a summand."""
+        if (self.taps + 2) * self.accumulate >= 1:
+            raise ValueError(f"{self.taps} taps at u = {self.accumulate}: (taps + 2) u must be < 1")
+
+    def gamma(self, addends: int) -> float:
+        """gamma_n = n u / (1 - n u) of the accumulator; n counts the taps and what is added."""
+        nu = (self.taps + addends) * self.accumulate
+        return nu / (1 - nu)
+
+
+@dataclass
+class Run:
+    """What the operators of a model share: sites, sessions, and the figures of the current run."""
+
+    sites: dict[str, Rounding]
+    convolutions: set[str] = field(default_factory=set[str])
+    sessions: dict[Any, Any] = field(default_factory=dict[Any, Any])
+    perturb: np.random.Generator | None = None
+    peak: dict[str, float] = field(default_factory=dict[str, float])
+    single_precision: set[str] = field(default_factory=set[str])
+
+    def begin(self, perturb: np.random.Generator | None) -> None:
+        """Forgets the figures of the run before."""
+        self.perturb = perturb
+        self.peak.clear()
+        self.single_precision.clear()
+
+
+class Node:
+    """An operator without subgraphs, with the interface of onnx.reference's OpRun.
+
+    Every floating-point output is float64, whatever computed it.
+
+    Args:
+        node: the operator, widened unless it takes attributes from the function that it is in.
+        shared: what it shares with the rest of its model.
+        opsets: versions by domain.
+        reference: gives onnx.reference's implementation for a node and inputs.
+    """
+
+    def __init__(
+        self,
+        node: NodeProto,
+        shared: Run,
+        opsets: Mapping[str, int],
+        reference: Callable[[NodeProto, Sequence[Any]], Any],
+    ) -> None:
+        """Chooses the candidates; nothing is loaded before the first run."""
+        self.node, self.shared, self.opsets, self.reference = node, shared, opsets, reference
+        self.op_type, self.input, self.output = node.op_type, node.input, node.output
+        self.has_linked_attribute = any(a.ref_attr_name for a in node.attribute)
+
+    def need_context(self) -> bool:
+        """Whether it reads values of the scope around it: no, only subgraphs do."""
+        return False
+
+    def run(self, *inputs: Any, linked_attributes: Attributes | None = None) -> tuple[Any, ...]:
+        """The outputs for these inputs, None for one that is left out."""
+        if self.has_linked_attribute:
+            bound = widen_node(_bind(self.node, linked_attributes or {}))
+            return Node(bound, self.shared, self.opsets, self.reference).run(*inputs)
+        failures: list[Exception] = []
+        for implementation in self.candidates:
+            try:
+                return tuple(map(_widened, implementation(inputs)))
+            except Exception as error:  # noqa: BLE001  whatever it is, try the next
+                failures.append(error)
+        raise DwrError(
+            f"nothing evaluates {'::'.join(filter(None, key_of(self.node)))}"
+            f" (node {self.node.name!r}, output {self.output[0]!r}): {failures[-1]}"
+        ) from failures[-1]
+
+    @cached_property
+    def candidates(self) -> list[Implementation]:
+        """The implementations, best first."""
+        key = key_of(self.node)
+        if key in CONVOLUTIONS:
+            return [self._convolution]
+        if key in OPERATORS:
+            return [self._operator]
+        nearest = self.attributes.get("mode", b"nearest") == b"nearest"
+        if self.op_type in _CHOOSING and nearest:
+            return [self._choice, self._single]
+        if self.op_type in _REFERENCE_NEVER:
+            return [self._double, self._single]
+        if self.op_type in _REFERENCE_FIRST:
+            return [self._reference, self._double, self._single]
+        return [self._double, self._reference, self._single]
+
+    @cached_property
+    def attributes(self) -> Attributes:
+        """Attributes by name; strings are bytes."""
+        return {a.name: helper.get_attribute_value(a) for a in self.node.attribute}
+
+    def _convolution(self, inputs: Sequence[Any]) -> Sequence[Array]:
+        operands: list[Any] = [*inputs, None, None][:4]
+        x, weight, _, _ = operands
+        transposed = self.op_type == "ConvTranspose"
+        geometry = Geometry.of(self.attributes, x.shape, weight.shape, transposed=transposed)
+        activate = activation(self.attributes)
+
+        def total(x: Array, weight: Array, bias: Array | None, summand: Array | None) -> Array:
+            # the summand is Z of a FusedConv
+            y = geometry.convolve(x, weight, bias)
+            return y if summand is None else y + summand
+
+        y, site = total(*operands), self.output[0]
+        if (rounding := self.shared.sites.get(site)) is None:
+            return [activate(y)]
+        peak = float(np.max(np.abs(x), initial=0))
+        self.shared.peak[site] = max(peak, self.shared.peak.get(site, 0))
+        if self.shared.perturb is None:
+            return [activate(y)]
+        sign = self.shared.perturb.choice((-1.0, 1.0), y.shape)
+        magnitudes: list[Any] = [None if v is None else np.abs(v) for v in operands]
+        addends = sum(v is not None for v in operands[2:])
+        y = activate(y + sign * rounding.gamma(addends) * total(*magnitudes))
+        return [y + sign * rounding.store * np.abs(y)]
+
+    def _operator(self, inputs: Sequence[Any]) -> Sequence[Array]:
+        return [OPERATORS[key_of(self.node)](self.attributes, *inputs)]
+
+    def _choice(self, inputs: Sequence[Any]) -> Sequence[Array]:
+        if self.attributes.get("coordinate_transformation_mode") == b"tf_crop_and_resize":
+            raise NotImplementedError("extrapolation is not a choice of elements")
+        x, *rest = inputs
+        indices = np.arange(x.size, dtype=np.int32).reshape(x.shape)
+        (chosen,) = self._in_session([indices, *map(_narrowed, rest)])
+        return [x.ravel()[chosen]]
+
+    def _reference(self, inputs: Sequence[Any]) -> Sequence[Any]:
+        return self.reference(self.node, inputs).run(*inputs)
+
+    def _double(self, inputs: Sequence[Any]) -> Sequence[Any]:
+        """In float64, but for inputs that the schema declares as float32 (scales of Resize)."""
+        given = [
+            _narrowed(x) if index in self._float32_inputs else x for index, x in enumerate(inputs)
+        ]
+        outputs = self._in_session(given)
+        rounded = any(
+            x is not None and not np.array_equal(x, g, equal_nan=g.dtype == np.float32)
+            for x, g in zip(inputs, given, strict=True)
+            if g is not x
+        )
+        if rounded or any(y.dtype == np.float32 for y in outputs):
+            self.shared.single_precision.add(self.op_type)
+        return outputs
+
+    def _single(self, inputs: Sequence[Any]) -> Sequence[Any]:
+        outputs = self._in_session([_narrowed(x) for x in inputs])
+        self.shared.single_precision.add(self.op_type)
+        return outputs
+
+    @cached_property
+    def _float32_inputs(self) -> set[int]:
+        domain, op_type = key_of(self.node)
+        try:
+            schema = defs.get_schema(op_type, self.opsets.get(domain, 1), domain)
+        except defs.SchemaError:
+            return set()
+        return {i for i, formal in enumerate(schema.inputs) if formal.type_str == "tensor(float)"}
+
+    def _in_session(self, inputs: Sequence[Any]) -> list[Any]:
+        """Runs the operator alone in onnxruntime; equal operators share a session."""
+        if any(x is not None and not isinstance(x, np.ndarray | np.generic) for x in inputs):
+            raise TypeError("onnxruntime is used for tensors only")
+        arrays = {f"x{i}": np.asarray(x) for i, x in enumerate(inputs) if x is not None}
+        key = (self._anonymous, tuple((name, x.dtype) for name, x in arrays.items()))
+        if key not in self.shared.sessions:
+            self.shared.sessions[key] = self._session(arrays)
+        session = self.shared.sessions[key]
+        if isinstance(session, Exception):
+            raise session
+        return session.run(None, arrays)
+
+    @cached_property
+    def _anonymous(self) -> bytes:
+        """The operator and its opset without the names of the values."""
+        node = NodeProto()
+        node.CopyFrom(self.node)
+        node.name = node.doc_string = ""
+        del node.metadata_props[:]
+        node.input[:] = [name and f"x{i}" for i, name in enumerate(node.input)]
+        node.output[:] = [name and f"y{i}" for i, name in enumerate(node.output)]
+        opsets = [helper.make_opsetid(domain, v) for domain, v in self.opsets.items()]
+        graph = helper.make_graph([node], "operator", [], [
+            ValueInfoProto(name=name) for name in node.output if name
+        ])  # fmt: skip
+        model = helper.make_model(graph, opset_imports=opsets, ir_version=_IR_VERSION)
+        return model.SerializeToString(deterministic=True)
+
+    def _session(self, arrays: Mapping[str, Array]) -> ort.InferenceSession | Exception:
+        model = ModelProto.FromString(self._anonymous)
+        model.graph.input.extend(
+            helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(x.dtype), None)
+            for name, x in arrays.items()
+        )
+        options = ort.SessionOptions()
+        options.log_severity_level = 4  # that a kernel is missing is an answer here, not an error
+        options.intra_op_num_threads = 1  # a pool per session: its start costs more than it saves
+        try:
+            return ort.InferenceSession(
+                model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # noqa: BLE001  the answer "no" is kept like a session
+            return error
+
+
+def key_of(node: NodeProto) -> tuple[str, str]:
+    """(domain, type), with the default domain as the empty string."""
+    return "" if node.domain == "ai.onnx" else node.domain, node.op_type
+
+
+def _widened(y: Any) -> Any:
+    return widen_array(np.asarray(y)) if isinstance(y, np.ndarray | np.generic) else y
+
+
+def _narrowed(x: Any) -> Any:
+    return x.astype(np.float32) if x is not None and x.dtype == np.float64 else x
+
+
+def _bind(node: NodeProto, values: Attributes) -> NodeProto:
+    """The node with its function's attributes put in; one that is None is left out."""
+    bound = NodeProto()
+    bound.CopyFrom(node)
+    del bound.attribute[:]
+    for attribute in node.attribute:
+        if not attribute.ref_attr_name:
+            bound.attribute.append(attribute)
+        elif attribute.ref_attr_name not in values:
+            raise DwrError(
+                f"{node.op_type} with output {node.output[0]!r} takes {attribute.name!r} from an"
+                f" attribute {attribute.ref_attr_name!r} that its function was not called with"
+            )
+        elif (value := values[attribute.ref_attr_name]) is not None:
+            if isinstance(value, np.ndarray):
+                value = numpy_helper.from_array(value)
+            bound.attribute.append(
+                helper.make_attribute(attribute.name, value, attr_type=attribute.type)
+            )
+    return bound

@@ -1,0 +1,172 @@
+"""The pass itself: match, plan, emit. Knows nothing of files, processes or terminals."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Literal
+
+import onnx
+from onnx import ModelProto
+
+from dwr_rewrite import cost
+from dwr_rewrite.errors import DwrError, Rejection
+from dwr_rewrite.passes.onnx.emit import LINKED_SINCE_OPSET, Emitter
+from dwr_rewrite.passes.onnx.graphs import OVERRIDABLE_SINCE_IR, Scope, opset, quiet, scopes
+from dwr_rewrite.passes.onnx.match import Context, Left, Match, Selection, match
+from dwr_rewrite.passes.onnx.restore import restore
+from dwr_rewrite.passes.onnx.types import infer
+from dwr_rewrite.planner import Decision, Policy, plan
+from dwr_rewrite.report import SiteReport
+
+OLDEST_OPSET, OLDEST_IR = 6, 3
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the pass is asked to do; the command line has one flag for each field.
+
+    Attributes:
+        policy: ``keep``, ``dense``, ``blocks`` or ``blocks:N``.
+        weights: ``precomputed`` stores the diagonal weight; ``linked`` keeps the compact one and
+            builds the diagonal in the graph.
+        freeze_weights: initializers that are also graph inputs stop being inputs.
+        include: only sites whose name one of these regular expressions finds; empty for all.
+        exclude: no site whose name one of these finds.
+        max_growth: weight bytes that may be added in all.
+        restore: undo an earlier rewrite instead.
+    """
+
+    policy: str = "blocks:32"
+    weights: Literal["precomputed", "linked"] = "precomputed"
+    freeze_weights: bool = False
+    include: Sequence[str] = ()
+    exclude: Sequence[str] = ()
+    max_growth: int = 256 << 20
+    restore: bool = False
+
+
+def rewrite(model: ModelProto, options: Options) -> list[SiteReport]:
+    """Rewrites ``model`` in place; returns what was seen, in graph order.
+
+    Raises:
+        DwrError: an option is wrong, or the model cannot be read.
+    """
+    policy = Policy.parse(options.policy)
+    if options.weights not in ("precomputed", "linked"):
+        raise DwrError(f"weights {options.weights!r}: precomputed or linked expected")
+    selection = Selection(_patterns("include", options.include), _patterns("exclude", options.exclude))
+    _check_versions(model)
+    with quiet():
+        found = scopes(model)
+        if options.restore:
+            return _restore(model, found, selection)
+        overridable = _overridable(model)
+        if options.freeze_weights and overridable:
+            _freeze(model, overridable)
+            overridable = frozenset()
+        context = Context(selection, overridable, cache(lambda: infer(model)))
+        results = [result for scope in found for result in match(scope, context)]
+        results = [_linkable(result, options) for result in results]
+        matches = [result for result in results if isinstance(result, Match)]
+        decisions = plan([m.site for m in matches], policy, options.max_growth)
+        emitter = Emitter(model, found)
+        for matched, decision in zip(matches, decisions, strict=True):
+            if decision.recipe is not None:
+                emitter.rewrite(matched, decision, _is_linked(matched, options))
+        emitter.finish()
+    reports = {id(m): _report(m, d, options) for m, d in zip(matches, decisions, strict=True)}
+    return [
+        reports[id(r)] if isinstance(r, Match) else SiteReport(r.name, r.op, "keep", reason=r.rejection)
+        for r in results
+    ]  # fmt: skip
+
+
+def _restore(model: ModelProto, found: list[Scope], selection: Selection) -> list[SiteReport]:
+    """Undoes earlier rewrites; the geometry is read off the restored model."""
+    restored = restore(model, found)
+    context = Context(selection, frozenset(), cache(lambda: infer(model)))
+    matches = {
+        m.site.name: m for scope in scopes(model) for m in match(scope, context) if isinstance(m, Match)
+    }
+    reports: list[SiteReport] = []
+    for r in restored:
+        site = matches.get(r.name)
+        spec, output = (site.site.spec, site.node.outputs[0].name) if site else (None, "")
+        form = "keep" if r.rejection is None else r.form
+        reports.append(SiteReport(r.name, r.op, form, r.rejection, spec, output, undone=r.form))
+    return reports
+
+
+def _check_versions(model: ModelProto) -> None:
+    version, newest = opset(model), onnx.defs.onnx_opset_version()
+    if model.ir_version < OLDEST_IR:
+        raise DwrError(f"the model has IR version {model.ir_version}; {OLDEST_IR} or newer expected")
+    if version and not OLDEST_OPSET <= version <= newest:
+        raise DwrError(
+            f"the model uses opset {version}; {OLDEST_OPSET} to {newest} are supported: convert it "
+            f"with onnx.version_converter, or install a newer onnx"
+        )
+
+
+def _patterns(option: str, texts: Sequence[str]) -> tuple[re.Pattern[str], ...]:
+    patterns: list[re.Pattern[str]] = []
+    for text in texts:
+        try:
+            patterns.append(re.compile(text))
+        except re.error as error:
+            raise DwrError(f"--{option} {text!r} is not a regular expression: {error}") from None
+    return tuple(patterns)
+
+
+def _overridable(model: ModelProto) -> frozenset[str]:
+    """Initializers that the caller may feed another value for."""
+    if model.ir_version < OVERRIDABLE_SINCE_IR:
+        return frozenset()
+    inputs = {value.name for value in model.graph.input}
+    return frozenset(t.name for t in model.graph.initializer if t.name in inputs)
+
+
+def _freeze(model: ModelProto, names: frozenset[str]) -> None:
+    free = [value for value in model.graph.input if value.name not in names]
+    kept = onnx.GraphProto(input=free)
+    del model.graph.input[:]
+    model.graph.input.MergeFrom(kept.input)
+
+
+def _is_linked(matched: Match, options: Options) -> bool:
+    """A weight that is not fixed can only be linked; a quantized one only be stored."""
+    weight = matched.weight
+    return weight.load is None or (options.weights == "linked" and weight.quantized is None)
+
+
+def _linkable(result: Match | Left, options: Options) -> Match | Left:
+    if not isinstance(result, Match) or not _is_linked(result, options):
+        return result
+    if result.scope.opset >= LINKED_SINCE_OPSET:
+        return result
+    reason = Rejection(
+        "linked-opset",
+        f"its weight must be built in the graph, which takes opset {LINKED_SINCE_OPSET}; the model "
+        f"has {result.scope.opset}",
+    )
+    return Left(result.site.name, result.site.op, reason)
+
+
+def _report(matched: Match, decision: Decision, options: Options) -> SiteReport:
+    spec = matched.site.spec
+    width = decision.recipe.packing.width if decision.recipe else 1
+    rewritten = decision.recipe is not None
+    return SiteReport(
+        matched.site.name,
+        matched.site.op,
+        decision.form,
+        reason=decision.kept,
+        spec=spec,
+        output=matched.node.outputs[0].name,
+        weights=None if not rewritten else "linked" if _is_linked(matched, options) else "precomputed",
+        growth=decision.growth,
+        macs=(cost.macs(spec), cost.macs(spec, width)),
+    )

@@ -1,0 +1,228 @@
+"""Is the rewritten model as close to the truth as the original? Numbers only, no framework.
+
+The yardstick is a float64 evaluation of the original. Both models are compared with it, and the
+rewritten one may be off by
+
+    tolerance = 2 * error of the original + 2 * movement
+
+where *movement* is how far the float64 outputs move when the result of every rewritten
+convolution is moved by its own rounding bound, gamma_n * (|w| * |x|) with random signs (Higham,
+Accuracy and Stability of Numerical Algorithms, ch. 3). So it follows from the element type, the
+reduction length and the condition of this network on this input. The factor 2 stands for two
+independent roundings of the same operators: the original's and the rewritten model's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dwr_rewrite.spec import ConvSpec
+
+Array = NDArray[Any]
+
+UNIT_ROUNDOFF = {"float16": 2.0**-11, "bfloat16": 2.0**-8, "float32": 2.0**-24, "float64": 2.0**-53}
+"""Half the distance from 1 to the next number, by element type (IEEE 754; bfloat16: 8 bits)."""
+
+FINITE_MAX = {
+    "float16": 65504.0,
+    "bfloat16": 3.3895313892515355e38,
+    "float32": 3.4028234663852886e38,
+    "float64": 1.7976931348623157e308,
+}
+"""Largest finite value by element type: beyond it an activation is Inf, and Inf * 0 is NaN."""
+
+KINDS = ("normal", "uniform", "large", "tiny")
+"""The seeded inputs that every check runs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rounding:
+    """How one convolution rounds.
+
+    Attributes:
+        taps: products summed for one output element; exact zeros do not count.
+        accumulate: unit roundoff of the sum (float32 for the 16-bit types).
+        store: unit roundoff of the stored result.
+    """
+
+    taps: int
+    accumulate: float
+    store: float
+
+    @classmethod
+    def of(cls, spec: ConvSpec) -> Rounding:
+        """The rounding of a site in its own element type."""
+        store = UNIT_ROUNDOFF[spec.dtype]
+        return cls(spec.taps, min(store, UNIT_ROUNDOFF["float32"]), store)
+
+    def gamma(self, addends: int) -> float:
+        """Bound on the relative error of a sum of so many products (Higham, ch. 3)."""
+        product = addends * self.accumulate
+        return product / (1 - product)
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """One output of one run. Errors are largest absolute differences from the float64 truth.
+
+    Attributes:
+        output: the output's name.
+        original: error of the original.
+        rewritten: error of the rewritten model, which is also the tolerance that it would need.
+        difference: largest difference between the two.
+        tolerance: what ``rewritten`` may be.
+        scale: largest magnitude of the truth, to read the errors against.
+        reason: why it failed for another cause than its error; empty otherwise.
+    """
+
+    output: str
+    original: float
+    rewritten: float
+    difference: float
+    tolerance: float
+    scale: float
+    reason: str = ""
+
+    @property
+    def passed(self) -> bool:
+        """Within the tolerance; never with a NaN."""
+        return not self.reason and self.rewritten <= self.tolerance
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """Both models on one input.
+
+    Attributes:
+        name: kind of the input, or its file.
+        engine: what ran the two models.
+        comparisons: one for each output; empty when the case could not be compared.
+        skipped: why it could not be compared.
+    """
+
+    name: str
+    engine: str
+    comparisons: tuple[Comparison, ...] = ()
+    skipped: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """All that was observed.
+
+    Attributes:
+        cases: one for each input and engine.
+        versions: the libraries that ran.
+        warnings: lines that onnxruntime wrote as warnings or errors while it ran.
+        seconds: wall time of the check.
+        notes: anything a reader has to know: operators evaluated in float32, a check left out.
+    """
+
+    cases: tuple[Case, ...]
+    versions: Mapping[str, str] = field(default_factory=dict[str, str])
+    warnings: int = 0
+    seconds: float = 0.0
+    notes: tuple[str, ...] = ()
+
+    @property
+    def compared(self) -> list[tuple[Case, Comparison]]:
+        """Every comparison with its case."""
+        return [(case, comparison) for case in self.cases for comparison in case.comparisons]
+
+    @property
+    def verdict(self) -> Literal["passed", "failed", "not compared"]:
+        """Passed only when something was compared and all of it passed."""
+        if not self.compared:
+            return "not compared"
+        return "passed" if all(c.passed for _, c in self.compared) else "failed"
+
+    @property
+    def worst(self) -> tuple[Case, Comparison] | None:
+        """The comparison that used most of its tolerance."""
+        return max(self.compared, key=lambda pair: _used(pair[1]), default=None)
+
+
+def _used(comparison: Comparison) -> float:
+    if not comparison.passed:
+        return float("inf")
+    return comparison.rewritten / comparison.tolerance if comparison.tolerance else 0.0
+
+
+def compare(
+    output: str,
+    original: Array,
+    rewritten: Array,
+    truth: Array,
+    movement: float,
+    slack: float = 0.0,
+) -> Comparison:
+    """Compares one output of both models with the float64 evaluation of the original.
+
+    Args:
+        output: its name.
+        original: what the original gave, any dtype.
+        rewritten: what the rewritten model gave; shape and dtype must be the same.
+        truth: the float64 evaluation of the original.
+        movement: how far the truth moves under the sites' rounding, see :func:`movement`.
+        slack: error relative to the largest truth that is allowed besides.
+
+    Elements that are not finite in the original are not compared, but where the original is
+    finite the rewritten model has to be.
+    """
+    if original.shape != rewritten.shape or original.dtype != rewritten.dtype:
+        reason = f"{_describe(original)} became {_describe(rewritten)}"
+        return Comparison(output, 0.0, float("inf"), float("inf"), 0.0, 0.0, reason)
+    before, after, exact = (np.asarray(a, np.float64) for a in (original, rewritten, truth))
+    finite = np.isfinite(before) & np.isfinite(exact)
+    scale = _largest(exact[finite])
+    error = _largest((before - exact)[finite])
+    spread = int((~np.isfinite(after[finite])).sum())
+    return Comparison(
+        output,
+        error,
+        _largest((after - exact)[finite]),
+        _largest((after - before)[finite]),
+        2 * error + 2 * movement + slack * scale,
+        scale,
+        f"{spread} of {finite.sum()} finite values became Inf or NaN" if spread else "",
+    )
+
+
+def movement(truth: Array, moved: Sequence[Array]) -> float:
+    """Largest distance from the truth to its perturbed evaluations."""
+    return max((_largest(np.asarray(m, np.float64) - truth) for m in moved), default=0.0)
+
+
+def _largest(values: Array) -> float:
+    """Largest magnitude; inf where one is not a number, 0 for none."""
+    largest = float(np.abs(values).max(initial=0.0))
+    return float("inf") if np.isnan(largest) else largest
+
+
+def _describe(array: Array) -> str:
+    return f"{array.dtype} {list(array.shape)}"
+
+
+def make_input(kind: str, dtype: str, shape: Sequence[int], rng: np.random.Generator) -> Array:
+    """A seeded input.
+
+    Args:
+        kind: one of :data:`KINDS`.
+        dtype: a numpy dtype name; integers are drawn from {0, 1}, which suits ids, masks and
+            lengths alike.
+        shape: its shape.
+        rng: where the randomness comes from.
+    """
+    if dtype == "bool":
+        return rng.random(shape) < 0.5
+    if np.issubdtype(np.dtype(dtype), np.integer):
+        return rng.integers(0, 2, shape).astype(dtype)
+    values = rng.random(shape) if kind == "uniform" else rng.standard_normal(shape)
+    magnitude = 4 if dtype == "float16" else 10
+    exponent = {"large": magnitude, "tiny": -magnitude}.get(kind, 0)
+    return (values * 2.0**exponent).astype(dtype)

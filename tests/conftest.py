@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+import os
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import pytest
+from filelock import FileLock
+
+if TYPE_CHECKING:
+    from models.export import Exporter
+
+
+class Exported(Protocol):
+    def __call__(self, name: str, exporter: Exporter = "dynamo", *, fold: bool = True) -> Path: ...
+
+
+@pytest.fixture(scope="session")
+def session_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A temporary directory that all xdist workers of this run share."""
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+
+@pytest.fixture(scope="session")
+def exported(session_dir: Path) -> Exported:
+    """`exported(name, exporter)`: path of that network's ONNX file, exported once per run.
+
+    The file is shared between tests: read it, never write it.
+    """
+    from models.export import export
+    from models.zoo import ZOO
+
+    def get(name: str, exporter: Exporter = "dynamo", *, fold: bool = True) -> Path:
+        path = session_dir / f"{name}.{exporter}{'' if fold else '.unfolded'}.onnx"
+        with FileLock(f"{path}.lock"):
+            return path if path.exists() else export(ZOO[name], path, exporter, fold=fold)
+
+    return cache(get)
