@@ -171,6 +171,7 @@ class Emitter:
         stamp(node, role="dequantize", inputs=json.dumps(list(original.input)))
         self._edit(scope).before.setdefault(match.index, []).append(node)
         self._packed[key] = gs.Variable(node.output[0])
+        gs.Node(node.op_type, inputs=operands, outputs=[self._packed[key]])  # a reader in the view
         return self._packed[key]
 
     def _link(self, match: Match, packing: Packing) -> gs.Tensor:

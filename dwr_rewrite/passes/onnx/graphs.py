@@ -7,7 +7,7 @@ through it: a changed node is changed in the ModelProto, and all else stays byte
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -147,7 +147,7 @@ class FreshNames:
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
+def quiet() -> Generator[None]:
     """Keeps graphsurgeon's log (one line per bfloat16 tensor) off the terminal."""
     severity, G_LOGGER.severity = G_LOGGER.severity, G_LOGGER.CRITICAL + 1
     try:
@@ -157,21 +157,26 @@ def quiet() -> Iterator[None]:
 
 
 @contextmanager
-def _readable_strings(model: ModelProto) -> Iterator[None]:
+def _readable_strings(model: ModelProto) -> Generator[None]:
     """Hides attribute bytes that are not UTF-8 (legal in custom domains; graphsurgeon fails)."""
-    hidden: list[tuple[AttributeProto, bytes, list[bytes]]] = []
+    hidden: list[tuple[AttributeProto, list[bytes]]] = []
     for attribute in _attributes(model):
-        values = [attribute.s, *attribute.strings]
+        values = [attribute.s] if attribute.type == AttributeProto.STRING else [*attribute.strings]
         if not all(_is_utf8(value) for value in values):
-            hidden.append((attribute, attribute.s, list(attribute.strings)))
-            attribute.s = b""
-            attribute.strings[:] = [b""] * len(attribute.strings)
+            hidden.append((attribute, values))
+            _set_strings(attribute, [b""] * len(values))
     try:
         yield
     finally:
-        for attribute, value, values in hidden:
-            attribute.s = value
-            attribute.strings[:] = values
+        for attribute, values in hidden:
+            _set_strings(attribute, values)
+
+
+def _set_strings(attribute: AttributeProto, values: list[bytes]) -> None:
+    if attribute.type == AttributeProto.STRING:
+        (attribute.s,) = values
+    else:
+        attribute.strings[:] = values
 
 
 def _attributes(model: ModelProto) -> Iterator[AttributeProto]:

@@ -107,9 +107,12 @@ class _Undo:
             return _upstream(packed, notes.weight) or _lost(packed)
         if producer.op == "DequantizeLinear" and role == "dequantize":
             rejection = self._restore_operands(home, index, notes)
-            if rejection is None:
-                erase(proto)
-            return rejection or packed
+            if rejection is not None:
+                return rejection
+            erase(proto)
+            if self.emitter.fresh.claim(notes.weight):
+                packed.name = proto.output[0] = notes.weight
+            return packed
         if producer.op == "DequantizeLinear":  # restored already, for a site that shares it
             return packed
         return _lost(packed)
@@ -119,19 +122,20 @@ class _Undo:
         node, proto = home.view.nodes[index], home.proto.node[index]
         names: list[str] = json.loads(read(proto)["inputs"])
         packed = fold(node.inputs[0], home)
-        rank = 0 if isinstance(packed, Rejection) else packed.ndim
+        if isinstance(packed, Rejection):
+            return packed
         values = [fold(tensor, home) for tensor in node.inputs[1:]]
         operands: list[gs.Tensor] = []
         fill: Array | int = 0
         for tensor, name, array in zip(node.inputs[1:], names[1:], values, strict=True):
             if isinstance(array, Rejection):
                 return array
-            axis = int(node.attrs.get("axis", 1))
+            axis = int(node.attrs.get("axis", 1)) % packed.ndim
             if tensor.name != name:  # tiled, because it ran along axis 1
                 array = array[: array.size // notes.width]
                 tensor = self._store(home, tensor.name, name, array)
             operands.append(tensor)
-            fill = along(array, axis, rank) if array.size > 1 else array
+            fill = along(array, axis, packed.ndim) if array.size > 1 else array
         integers = self._unpack(home, node.inputs[0], notes, names[0], fill)
         if isinstance(integers, Rejection):
             return integers

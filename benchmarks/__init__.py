@@ -1,0 +1,1 @@
+"""Studies that print tables and write JSON under benchmarks/results/<device>/."""

@@ -1,0 +1,144 @@
+"""Measures whole processes, and writes what was measured next to the machine it was measured on."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import platform
+import re
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+ROOT = Path(__file__).parent.parent
+KIB = 1024  # ru_maxrss is in KiB on Linux
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One run of a process: wall seconds, and peak resident bytes of the process itself."""
+
+    seconds: float
+    peak: int
+
+
+@dataclass(frozen=True)
+class Check:
+    """A target: what is required, what was measured, and whether that passes."""
+
+    target: str
+    required: str
+    measured: str
+    passed: bool
+
+
+def entry_point(target: str) -> list[str]:
+    """The command of a console script `module:function`, run by this interpreter."""
+    module, _, function = target.partition(":")
+    return [sys.executable, "-c", f"from {module} import {function}; {function}()"]
+
+
+def run(command: Sequence[str], cwd: Path) -> Sample:
+    """Run a command to its end; one that fails raises with what it wrote to standard error."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with (cwd / "stderr.txt").open("w+b") as errors:
+        start = time.perf_counter()
+        process = subprocess.Popen(
+            command, cwd=cwd, env=environment, stdout=subprocess.DEVNULL, stderr=errors
+        )
+        _, status, usage = os.wait4(process.pid, 0)
+        seconds = time.perf_counter() - start
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode:
+            errors.seek(0)
+            raise RuntimeError(f"exit code {process.returncode}: {errors.read().decode()[-2000:]}")
+    # Linux counts the memory of this process, from which the child is made, as the child's own.
+    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    peak = usage.ru_maxrss if usage.ru_maxrss > own else 0
+    return Sample(seconds, peak * KIB)
+
+
+def interleave(
+    commands: Mapping[str, Sequence[str]], rounds: int, cwd: Path
+) -> dict[str, list[Sample]]:
+    """ABCABC..., so that a change of the machine's speed meets all alike; one round is warm-up."""
+    samples: dict[str, list[Sample]] = {name: [] for name in commands}
+    for count in range(rounds + 1):
+        for name, command in commands.items():
+            sample = run(command, cwd)
+            if count:
+                samples[name].append(sample)
+    return samples
+
+
+def median(samples: Iterable[Sample]) -> float:
+    return float(np.median([sample.seconds for sample in samples]))
+
+
+def ratio(ours: Sequence[Sample], theirs: Sequence[Sample]) -> tuple[float, float, float]:
+    """Ratio of the median seconds and its bootstrap 95 % interval; rounds are drawn as pairs."""
+    pairs = np.array([(a.seconds, b.seconds) for a, b in zip(ours, theirs, strict=True)])
+    draws = np.random.default_rng(0).integers(len(pairs), size=(10_000, len(pairs)))
+    medians = np.median(pairs[draws], axis=1)
+    low, high = np.quantile(medians[:, 0] / medians[:, 1], (0.025, 0.975))
+    a, b = np.median(pairs, axis=0)
+    return float(a / b), float(low), float(high)
+
+
+def in_child(function: Callable[..., object], *args: object) -> None:
+    """Call a function in a process of its own: what it allocates must not count as ours."""
+    child = multiprocessing.get_context("spawn").Process(target=function, args=args)
+    child.start()
+    child.join()
+    if child.exitcode:
+        raise RuntimeError(f"{function.__name__} failed with exit code {child.exitcode}")
+
+
+def host() -> dict[str, Any]:
+    """The machine, without its name."""
+    cpu = platform.processor() or platform.machine()
+    if Path("/proc/cpuinfo").exists():
+        found = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text())
+        cpu = found[1] if found else cpu
+    return {
+        "device": "cpu",
+        "cpu": cpu,
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        "system": platform.system(),
+        "python": platform.python_version(),
+        "load_average_before": os.getloadavg()[0],
+    }
+
+
+def slug(facts: Mapping[str, Any]) -> str:
+    words = re.findall(r"[a-z0-9]+", facts["cpu"].lower())
+    return "-".join(["cpu", *words, str(facts["cores"]), "cores"])
+
+
+def versions(*names: str) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for name in names:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def write(study: str, facts: Mapping[str, Any], sections: Mapping[str, Any]) -> Path:
+    """Write the sections; those of an earlier run that were not measured again stay."""
+    path = ROOT / "benchmarks" / "results" / slug(facts) / f"{study}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    earlier = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps({**earlier, **sections}, indent=1) + "\n")
+    return path
