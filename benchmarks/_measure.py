@@ -25,10 +25,10 @@ KIB = 1024  # ru_maxrss is in KiB on Linux
 
 @dataclass(frozen=True)
 class Sample:
-    """One run of a process: wall seconds, and peak resident bytes of the process itself."""
+    """One run of a process: wall seconds, and peak resident bytes; None where that is not known."""
 
     seconds: float
-    peak: int
+    peak: int | None
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def run(command: Sequence[str], cwd: Path) -> Sample:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     with (cwd / "stderr.txt").open("w+b") as errors:
         start = time.perf_counter()
-        process = subprocess.Popen(
+        process = subprocess.Popen(  # noqa: S603 - the commands are those of the studies
             command, cwd=cwd, env=environment, stdout=subprocess.DEVNULL, stderr=errors
         )
         _, status, usage = os.wait4(process.pid, 0)
@@ -63,8 +63,7 @@ def run(command: Sequence[str], cwd: Path) -> Sample:
             raise RuntimeError(f"exit code {process.returncode}: {errors.read().decode()[-2000:]}")
     # Linux counts the memory of this process, from which the child is made, as the child's own.
     own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    peak = usage.ru_maxrss if usage.ru_maxrss > own else 0
-    return Sample(seconds, peak * KIB)
+    return Sample(seconds, usage.ru_maxrss * KIB if usage.ru_maxrss > own else None)
 
 
 def interleave(
@@ -141,4 +140,4 @@ def write(study: str, facts: Mapping[str, Any], sections: Mapping[str, Any]) -> 
     path.parent.mkdir(parents=True, exist_ok=True)
     earlier = json.loads(path.read_text()) if path.exists() else {}
     path.write_text(json.dumps({**earlier, **sections}, indent=1) + "\n")
-    return path
+    return path.relative_to(ROOT)

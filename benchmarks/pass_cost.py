@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -20,9 +19,9 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks._measure import (
-    ROOT, Check, Sample, entry_point, host, in_child, interleave, median, ratio, slug, versions, write,
-)  # fmt: skip
+from benchmarks import _measure
+from benchmarks._measure import Check, Sample, entry_point, in_child, interleave, median, ratio
+from benchmarks._models import write_chain, write_mobilenet, write_stack
 from dwr_rewrite import __version__
 
 DWR = entry_point("dwr_rewrite.cli:main")
@@ -33,6 +32,9 @@ LIBRARIES = (
     *("onnxruntime-gpu", "onnxruntime", "torch", "transformers"),
 )
 
+OUT = "out"
+"""Folder of the outputs in the temporary folder that a section works in."""
+
 LINEAR = 1.1
 """Largest exponent that counts as linear."""
 
@@ -40,63 +42,22 @@ Section = tuple[Table, list[Check], Any]
 
 
 def rewrite(model: Path, *options: str) -> list[str]:
-    return [*DWR, str(model), "-o", f"{model.stem}.dwr.onnx", "--no-verify", *options]
-
-
-def write_chain(path: Path, nodes: int) -> None:
-    import onnx
-
-    from models import handmade
-
-    # A chain of one node has its only convolution first.
-    onnx.save_model(handmade.chain(nodes, every=min(nodes, 10)), str(path))
-
-
-def write_stack(
-    path: Path, blocks: int, channels: int, kernel: int, pointwise: bool, external: bool
-) -> None:
-    """Blocks of a depthwise convolution and, with `pointwise`, a dense 1x1 one behind it."""
-    import onnx
-    from onnx import TensorProto, helper, numpy_helper
-
-    shapes = [(channels, 1, kernel, kernel), (channels, channels, 1, 1)][: 1 + pointwise] * blocks
-    rng = np.random.default_rng(0)
-    nodes, tensors = [], []
-    for i, shape in enumerate(shapes):
-        tensors.append(numpy_helper.from_array(rng.random(shape, np.float32), f"w{i}"))
-        pads, group = [shape[2] // 2] * 4, channels // shape[1]
-        nodes.append(
-            helper.make_node("Conv", [f"t{i}", f"w{i}"], [f"t{i + 1}"], pads=pads, group=group)
-        )
-    x, y = (
-        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", channels, 8, 8])
-        for name in ("t0", f"t{len(shapes)}")
-    )
-    model = helper.make_model(helper.make_graph(nodes, "stack", [x], [y], tensors), ir_version=8)
-    onnx.save_model(model, str(path), save_as_external_data=external, location=f"{path.name}.data")
-
-
-def mobilenet(folder: Path, exporter: str, *options: str) -> Path:
-    path = folder / f"hf_mobilenet_v2.{exporter}.onnx"
-    command = [sys.executable, "-m", "models.export", "hf_mobilenet_v2", str(path)]
-    command += ["--exporter", exporter, *options]
-    subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
-    return path
+    return [*DWR, str(model), "-o", f"{OUT}/dwr-{model.name}", "--no-verify", *options]
 
 
 def peers(folder: Path, quick: bool) -> Section:
     """Load, match, rewrite and save against onnxslim and onnxsim on the same file."""
     rounds = 3 if quick else 15
-    models = {"dynamo": mobilenet(folder, "dynamo")}
-    if not quick:
-        models["torchscript, BatchNorm kept"] = mobilenet(folder, "torchscript", "--no-fold")
+    models = {"dynamo": folder / "dynamo.onnx", "torchscript": folder / "torchscript.onnx"}
+    for exporter, model in models.items():
+        in_child(write_mobilenet, model, exporter, exporter == "dynamo")
     table = _table("MobileNetV2", "tool", "median s", "ratio to onnxslim [95 %]", "peak MiB")
     checks, data = [], {}
     for name, model in models.items():
         tools = {
             "dwr-rewrite": rewrite(model),
-            "onnxslim": [*SLIM, str(model), "slim.onnx"],
-            "onnxsim": [*SIM, str(model), "sim.onnx"],
+            "onnxslim": [*SLIM, str(model), f"{OUT}/slim.onnx"],
+            "onnxsim": [*SIM, str(model), f"{OUT}/sim.onnx"],
         }
         samples = interleave(tools, rounds, folder)
         for tool, runs in samples.items():
@@ -152,7 +113,8 @@ def memory(folder: Path, quick: bool) -> Section:
     }
     one = folder / "one.onnx"
     in_child(write_chain, one, 1)
-    models = {"MobileNetV2": mobilenet(folder, "dynamo")}
+    models = {"MobileNetV2": folder / "mobilenet.onnx"}
+    in_child(write_mobilenet, models["MobileNetV2"])
     for count, (name, shape) in enumerate(stacks.items()):
         models[name] = folder / f"stack{count}.onnx"
         in_child(write_stack, models[name], *shape)
@@ -166,7 +128,7 @@ def memory(folder: Path, quick: bool) -> Section:
     table.add_row("one node", "0", "0", "", _mib(start_up), "0")
     checks, data = [], {"one node": {"samples": _plain(samples)["one node"]}}
     for name, model in models.items():
-        sizes = _size(model), _size(folder / f"{model.stem}.dwr.onnx")
+        sizes = _size(model), _size(folder / OUT / f"dwr-{model.name}")
         peak, limit = _peak(samples[name]), 2 * sum(sizes)
         above = peak - start_up
         table.add_row(name, *map(_mib, (*sizes, limit, peak, above)))
@@ -244,13 +206,14 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="small and few: writes no results")
     parser.add_argument("--only", choices=SECTIONS, help="measure one section")
     options = parser.parse_args()
-    console, facts = Console(), host()
-    libraries = {"dwr-rewrite": __version__, **versions(*LIBRARIES)}
-    console.print(slug(facts), facts, libraries)
+    console, facts = Console(), _measure.host()
+    libraries = {"dwr-rewrite": __version__, **_measure.versions(*LIBRARIES)}
+    console.print(_measure.slug(facts), facts, libraries)
     verdicts, results = Table("target", "required", "measured", ""), {}
     for name in [options.only] if options.only else SECTIONS:
         # A folder of its own: onnxslim deletes files relative to the working directory.
         with tempfile.TemporaryDirectory() as folder:
+            Path(folder, OUT).mkdir()
             table, checks, data = SECTIONS[name](Path(folder), options.quick)
         console.print(table)
         for check in checks:
@@ -265,7 +228,7 @@ def main() -> None:
         }
     console.print(verdicts)
     if not options.quick:
-        console.print(f"written: {write('pass_cost', facts, results).relative_to(ROOT)}")
+        console.print(f"written: {_measure.write('pass_cost', facts, results)}")
 
 
 if __name__ == "__main__":
