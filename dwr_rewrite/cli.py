@@ -142,10 +142,13 @@ def rewrite(
     if output == "-" and json_:
         raise DwrError("--json and -o - both want standard output; use --report FILE.json")
     from dwr_rewrite.passes.onnx.api import Run
+    from dwr_rewrite.passes.onnx.files import check_target
     from dwr_rewrite.passes.onnx.rewrite import Options
 
     options = Options(policy, weights, freeze_weights, include or (), exclude or (),
                       parse_size(max_growth), restore)  # fmt: skip
+    if report is not None:
+        check_target(report)
     proto, path = _read(model)
     target = None if dry_run or output == "-" else Path(output or "")
     with tempfile.TemporaryDirectory(prefix="dwr-") as folder, _progress() as progress:
@@ -238,8 +241,9 @@ def _progress() -> Generator[Progress]:
     bar = Progress(*columns, console=Console(stderr=True), transient=True)
     task = bar.add_task("rewriting")
     timer = threading.Timer(1.0, bar.start)
-    timer.start()
+    timer.daemon = True
     try:
+        timer.start()
         yield lambda done, total, what: bar.update(
             task, completed=done, total=total, description=what
         )
@@ -252,16 +256,15 @@ def main() -> None:
     """Entry point: runs the command; every failure is one line and an exit code."""
     try:
         code = typer.main.get_command(app).main(prog_name="dwr-rewrite", standalone_mode=False)
-    except (KeyboardInterrupt, typer.Abort):
-        _fail("interrupted; nothing was written", INTERRUPTED)
     except typer.exceptions.TyperException as error:
         _fail(f"{error.format_message()} (see dwr-rewrite --help)", DwrError.exit_code)
     except DwrError as error:
         _fail(str(error), error.exit_code)
     except MemoryError:
         _fail("out of memory", DwrError.exit_code)
-    else:
-        sys.exit(code or 0)
+    if code == INTERRUPTED:  # how typer reports Ctrl-C
+        _fail("interrupted; nothing was written", INTERRUPTED)
+    sys.exit(code or 0)
 
 
 def _fail(message: str, code: int) -> NoReturn:

@@ -86,6 +86,8 @@ def _lines(report: Report) -> Iterator[str]:
         yield "Speed: not measured. Time both models on the GPU that will run them."
     if report.output is not None:
         yield f"Written: [bold]{escape(report.output)}[/]"
+    else:
+        yield "Not written: dry run."
 
 
 def _verdict(check: Verification) -> Iterator[str]:
@@ -93,8 +95,8 @@ def _verdict(check: Verification) -> Iterator[str]:
     if check.worst is not None:
         case, worst = check.worst
         yield (
-            f"[bold {colour}]Same function: {check.verdict}[/]. Largest error "
-            f"{worst.rewritten:.2g} of {worst.tolerance:.2g} allowed"
+            f"[bold {colour}]Same function: {check.verdict}[/]. Largest {worst.by} "
+            f"{worst.measured:.2g} of {worst.tolerance:.2g} allowed"
             f" (output {escape(repr(worst.output))}, input {escape(case.name)}, {case.engine}); "
             f"the original's own error is {worst.original:.2g}, its largest value {worst.scale:.2g}."
         )

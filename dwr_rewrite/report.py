@@ -149,7 +149,7 @@ def _verification(check: Verification) -> dict[str, Any]:
         "notes": list(check.notes),
         "cases": [
             {**_plain(case), "comparisons": [
-                {**_plain(c), "passed": c.passed} for c in case.comparisons
+                {**_plain(c), "measured": c.measured, "passed": c.passed} for c in case.comparisons
             ]}
             for case in check.cases
         ],

@@ -1,4 +1,4 @@
-"""The studies of benchmarks/: every one starts, and their arithmetic is right. No times are compared."""
+"""The studies of benchmarks/: every one starts, and their arithmetic is right; no time is judged."""
 
 from __future__ import annotations
 

@@ -178,7 +178,7 @@ def _failure(report: Report) -> str:
         why = "; ".join(dict.fromkeys([c.skipped for c in check.cases if c.skipped] + [*check.notes]))
         return f"the models could not be compared ({why}): nothing is proved"
     case, worst = check.worst
-    what = worst.reason or f"its error is {worst.rewritten:.3g}, allowed {worst.tolerance:.3g}"
+    what = worst.reason or f"its {worst.by} is {worst.measured:.3g}, allowed {worst.tolerance:.3g}"
     output = f"output {worst.output!r}: " if worst.output else ""
     return f"the rewritten model is not equivalent: {output}{what} (input {case.name!r}, {case.engine})"
 

@@ -25,6 +25,9 @@ from dwr_rewrite.verify import Case, Comparison, Rounding, Verification
 Progress = Callable[[int, int, str], None]
 """Called with steps done, steps in all, and what is going on."""
 
+WORKER = ["-m", "dwr_rewrite.passes.onnx.worker"]
+"""What Python runs as the child process."""
+
 _WARNING = re.compile(rb"\[[WEF]:onnxruntime")
 
 
@@ -105,7 +108,7 @@ def _run_child(job: dict[str, Any], folder: Path, timeout: float, progress: Prog
     """Runs the worker to its end; returns how many warnings onnxruntime wrote."""
     description, log = folder / "job.json", folder / "stderr"
     description.write_text(json.dumps(job))
-    command = [sys.executable, "-m", "dwr_rewrite.passes.onnx.worker", str(description)]
+    command = [sys.executable, *WORKER, str(description)]
     stage = "starting"
     expired = threading.Event()
     with log.open("wb") as stderr, subprocess.Popen(
@@ -118,18 +121,20 @@ def _run_child(job: dict[str, Any], folder: Path, timeout: float, progress: Prog
             child.kill()
 
         timer = threading.Timer(timeout, expire)
-        timer.start()
+        timer.daemon = True  # an interrupt may come before the try below
         try:
+            timer.start()
             assert child.stdout is not None
             for line in child.stdout:
                 event = json.loads(line)
                 stage = event["what"]
                 progress(event["done"], event["total"], stage)
+            code = child.wait()
+        except BaseException:
+            child.kill()
+            raise
         finally:
             timer.cancel()
-            if child.poll() is None and not expired.is_set() and sys.exc_info()[0] is not None:
-                child.kill()
-        code = child.wait()
     if expired.is_set():
         raise NotEquivalentError(
             f"the check took longer than {timeout:g} s (while {stage}): nothing is proved; raise "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from math import prod
 from pathlib import Path
@@ -200,20 +200,32 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def check_target(target: Path) -> None:
+    """Refuses a path that no file can be written to.
+
+    Raises:
+        DwrError: says why.
+    """
+    folder = target.resolve().parent
+    if target.is_dir():
+        raise DwrError(f"{target}: is a directory; name the file to write")
+    if target.exists() and not target.is_file():
+        raise DwrError(f"{target}: is not a regular file; use - for standard output")
+    if not folder.is_dir():
+        raise DwrError(f"{target}: the folder {folder} does not exist")
+    if not os.access(folder, os.W_OK) or (target.exists() and not os.access(target, os.W_OK)):
+        raise DwrError(f"{target}: cannot be written: permission denied")
+
+
 @contextmanager
-def staging(target: Path) -> Iterator[Staged]:
+def staging(target: Path) -> Generator[Staged]:
     """A place beside ``target`` for its next content; gone afterwards, committed or not.
 
     Raises:
         DwrError: there can be no file at ``target``.
     """
+    check_target(target)
     target = target.resolve()
-    if target.is_dir():
-        raise DwrError(f"{target}: is a directory; name the file to write")
-    if target.exists() and not target.is_file():
-        raise DwrError(f"{target}: is not a regular file; use - for standard output")
-    if not target.parent.is_dir():
-        raise DwrError(f"{target}: the folder {target.parent} does not exist")
     try:
         folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     except OSError as error:
