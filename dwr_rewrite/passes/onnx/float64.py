@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Mapping, Sequence
 
+_REFERENCE_ERRORS = (AttributeError, KeyError, RuntimeError, TypeError, ValueError)
+
 __all__ = ["Evaluation", "Float64Evaluator", "Rounding"]
 
 
@@ -66,7 +68,7 @@ class Float64Evaluator:
         bound: Any = type("_BoundScope", (_Scope,), {"shared": self._run})
         try:
             self._scope = bound(wide)
-        except (RuntimeError, TypeError, ValueError, AttributeError) as error:
+        except _REFERENCE_ERRORS as error:
             raise DwrError(f"the model cannot be evaluated in float64: {error}") from error
         if missing := sorted(set(sites) - self._run.convolutions):
             raise DwrError(f"no convolution of the model has an output named {missing[0]!r}")
@@ -91,9 +93,11 @@ class Float64Evaluator:
             raise DwrError(f"input {missing[0]!r} of the model is not among the feeds")
         self._run.begin(perturb)
         with np.errstate(all="ignore"):
-            values: Any = self._scope.run(
-                None, {name: widen_array(np.asarray(value)) for name, value in feeds.items()}
-            )
+            wide = {name: widen_array(np.asarray(value)) for name, value in feeds.items()}
+            try:
+                values: Any = self._scope.run(None, wide)
+            except _REFERENCE_ERRORS as error:  # of control flow: an operator raises DwrError
+                raise DwrError(f"the model cannot be evaluated in float64: {error}") from error
         outputs = dict(zip(self._scope.output_names, values, strict=True))
         return Evaluation(outputs, dict(self._run.peak), tuple(sorted(self._run.single_precision)))
 

@@ -36,10 +36,12 @@ _REFERENCE_FIRST = frozenset({"Constant", "Attention"})
 and expands the function of the schema, in which the scale factor is a float32."""
 
 _REFERENCE_NEVER = frozenset(
-    {"AffineGrid", "DeformConv", "DynamicQuantizeLinear", "GridSample", "LpPool", "MaxPool"}
-)
-"""onnx.reference has float32 inside the first four, and a Python loop over the elements in the
-others."""
+    {
+        "AffineGrid", "AveragePool", "DeformConv", "DequantizeLinear", "DynamicQuantizeLinear",
+        "Erf", "GridSample", "LpPool", "MaxPool",
+    }
+)  # fmt: skip
+"""onnx.reference has float32 inside, or loops over the elements in Python (pooling)."""
 
 _CHOOSING = frozenset({"Resize", "Upsample"})
 """In nearest mode they choose elements, by coordinates in float32. Another choice would be another
@@ -146,16 +148,16 @@ class Node:
         key = key_of(self.node)
         if key in CONVOLUTIONS:
             return [self._convolution]
-        if key in OPERATORS:
-            return [self._operator]
-        nearest = self.attributes.get("mode", b"nearest") == b"nearest"
-        if self.op_type in _CHOOSING and nearest:
+        if self.op_type in _CHOOSING and self.attributes.get("mode", b"nearest") == b"nearest":
             return [self._choice, self._single]
+        others = [self._double, self._reference, self._single]
+        if key in OPERATORS:
+            others.insert(0, self._operator)
         if self.op_type in _REFERENCE_NEVER:
-            return [self._double, self._single]
+            others.remove(self._reference)
         if self.op_type in _REFERENCE_FIRST:
-            return [self._reference, self._double, self._single]
-        return [self._double, self._reference, self._single]
+            others.sort(key=lambda candidate: candidate != self._reference)
+        return others
 
     @cached_property
     def attributes(self) -> Attributes:

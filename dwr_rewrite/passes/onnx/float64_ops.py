@@ -185,14 +185,81 @@ def _dequantize(
     return shifted * spread(scale)
 
 
+def _resize(
+    attributes: Attributes,
+    x: Array,
+    _roi: Array | None = None,
+    scales: Array | None = None,
+    sizes: Array | None = None,
+) -> Array:
+    """Linear Resize: along each axis a product with the matrix of the interpolation.
+
+    Raises:
+        NotImplementedError: a mode that is left to onnx.reference (whose Resize was a Python loop
+            over elements in its older versions).
+    """
+    rule = _text(attributes.get("coordinate_transformation_mode", "half_pixel"))
+    policy = _text(attributes.get("keep_aspect_ratio_policy", "stretch"))
+    given = scales if sizes is None else sizes
+    if policy != "stretch" or rule not in _COORDINATES or given is None:
+        raise NotImplementedError("Resize to a region or to an aspect ratio")
+    axes = attributes.get("axes") or range(x.ndim)
+    lengths = [x.shape[axis] for axis in axes]
+    if sizes is None:
+        outs = [math.floor(n * s) for n, s in zip(lengths, given.tolist(), strict=True)]
+    else:
+        outs, given = sizes.tolist(), sizes / np.array(lengths)
+    if outs == lengths:  # onnxruntime copies then, even if a scale is not quite 1
+        return x
+    if _text(attributes["mode"]) != "linear" or attributes.get("antialias", 0):
+        raise NotImplementedError("Resize with cubic or antialiasing weights")
+    for axis, n, out, scale in zip(axes, lengths, outs, given.tolist(), strict=True):
+        if scale != 1:
+            position = np.clip(_COORDINATES[rule](np.arange(out), n, out, scale), 0, n - 1)
+            below = np.floor(position).astype(int)[:, None]
+            above, share = np.minimum(below + 1, n - 1), position[:, None] - below
+            matrix = (below == np.arange(n)) * (1 - share) + (above == np.arange(n)) * share
+            x = np.moveaxis(np.tensordot(x, matrix, (axis, 1)), -1, axis)
+    return x
+
+
+def _half_pixel(i: Array, _n: int, _out: int, scale: float) -> Array:
+    return (i + 0.5) / scale - 0.5
+
+
+def _symmetric(i: Array, n: int, out: int, scale: float) -> Array:
+    return n / 2 * (1 - out / (scale * n)) + (i + 0.5) / scale - 0.5
+
+
+def _align_corners(i: Array, n: int, out: int, _scale: float) -> Array:
+    return i * (n - 1) / max(1, out - 1)
+
+
+def _asymmetric(i: Array, _n: int, _out: int, scale: float) -> Array:
+    return i / scale
+
+
+_COORDINATES = {
+    "half_pixel": _half_pixel,
+    "half_pixel_symmetric": _symmetric,
+    "pytorch_half_pixel": _half_pixel,  # its rule for a single element: the clipping gives it too
+    "align_corners": _align_corners,
+    "asymmetric": _asymmetric,
+}
+"""Where element i of an axis resized from n to out elements lies in the input."""
+
+
 OPERATORS: Mapping[tuple[str, str], Callable[..., Array]] = {
     ("", "Erf"): _erf,
     ("", "Gelu"): _gelu,
     (ORT, "Gelu"): _gelu,
     ("", "AveragePool"): _average_pool,
     ("", "DequantizeLinear"): _dequantize,
+    ("", "Resize"): _resize,
 }
-"""(domain, type) -> implementation(attributes, *inputs) of an operator with one output."""
+"""(domain, type) -> implementation(attributes, *inputs) of an operator with one output.
+
+NotImplementedError says that this case of the operator is left to others."""
 
 
 def _text(value: bytes | str) -> str:
