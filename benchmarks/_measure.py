@@ -18,8 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 ROOT = Path(__file__).parent.parent
+Array = NDArray[np.float64]
+Interval = tuple[float, float, float]  # the value, and the ends of its 95 % interval
 KIB = 1024  # ru_maxrss is in KiB on Linux
 
 
@@ -83,14 +86,28 @@ def median(samples: Iterable[Sample]) -> float:
     return float(np.median([sample.seconds for sample in samples]))
 
 
-def ratio(ours: Sequence[Sample], theirs: Sequence[Sample]) -> tuple[float, float, float]:
-    """Ratio of the median seconds and its bootstrap 95 % interval; rounds are drawn as pairs."""
-    pairs = np.array([(a.seconds, b.seconds) for a, b in zip(ours, theirs, strict=True)])
-    draws = np.random.default_rng(0).integers(len(pairs), size=(10_000, len(pairs)))
-    medians = np.median(pairs[draws], axis=1)
-    low, high = np.quantile(medians[:, 0] / medians[:, 1], (0.025, 0.975))
-    a, b = np.median(pairs, axis=0)
-    return float(a / b), float(low), float(high)
+def ratio(ours: Sequence[Sample], theirs: Sequence[Sample]) -> Interval:
+    """Ratio of the median seconds."""
+    return _bootstrap([ours, theirs], lambda medians: medians[..., 0] / medians[..., 1])
+
+
+def exponent(runs: Mapping[int, Sequence[Sample]]) -> Interval:
+    """Slope of the seconds above those of size 1 against the size, both logarithmic."""
+    sizes = np.log([size for size in runs if size > 1])
+    weights = (sizes - sizes.mean()) / np.square(sizes - sizes.mean()).sum()
+
+    def slope(medians: Array) -> Array:
+        return np.log(medians[..., 1:] - medians[..., :1]) @ weights
+
+    return _bootstrap([runs[1], *(runs[size] for size in runs if size > 1)], slope)
+
+
+def _bootstrap(runs: Sequence[Sequence[Sample]], statistic: Callable[[Array], Array]) -> Interval:
+    """A statistic of the medians and its bootstrap 95 % interval; whole rounds are drawn."""
+    rounds = np.array([[s.seconds for s in samples] for samples in runs]).T
+    draws = np.random.default_rng(0).integers(len(rounds), size=(10_000, len(rounds)))
+    low, high = np.quantile(statistic(np.median(rounds[draws], axis=1)), (0.025, 0.975))
+    return float(statistic(np.median(rounds, axis=0))), float(low), float(high)
 
 
 def in_child(function: Callable[..., object], *args: object) -> None:

@@ -15,14 +15,12 @@ rewritten model's. Where the original is much further from the yardstick than ro
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-
-from dwr_rewrite.spec import ConvSpec
 
 Array = NDArray[Any]
 
@@ -49,28 +47,30 @@ TRUSTED = 8.0
 
 @dataclass(frozen=True, slots=True)
 class Rounding:
-    """How one convolution rounds.
+    """How the operators of a model round: the standard model of floating-point arithmetic.
 
     Attributes:
-        taps: products summed for one output element; exact zeros do not count.
-        accumulate: unit roundoff of the sum (float32 for the 16-bit types).
-        store: unit roundoff of the stored result.
+        accumulate: unit roundoff u of a sum of products (float32's for the 16-bit types).
+        store: unit roundoff of a stored result.
     """
 
-    taps: int
-    accumulate: float
-    store: float
+    accumulate: float = UNIT_ROUNDOFF["float32"]
+    store: float = UNIT_ROUNDOFF["float32"]
 
     @classmethod
-    def of(cls, spec: ConvSpec) -> Rounding:
-        """The rounding of a site in its own element type."""
-        store = UNIT_ROUNDOFF[spec.dtype]
-        return cls(spec.taps, min(store, UNIT_ROUNDOFF["float32"]), store)
+    def of(cls, dtypes: Iterable[str]) -> Rounding:
+        """The coarsest rounding of models with these element types."""
+        units = [UNIT_ROUNDOFF[dtype] for dtype in dtypes] or [UNIT_ROUNDOFF["float32"]]
+        return cls(max(min(u, UNIT_ROUNDOFF["float32"]) for u in units), max(units))
 
-    def gamma(self, addends: int) -> float:
-        """Bound on the relative error of a sum of so many products (Higham, ch. 3)."""
-        product = addends * self.accumulate
-        return product / (1 - product)
+    def gamma(self, terms: int) -> float:
+        """Bound on the error of a sum of ``terms`` products, relative to the sum of magnitudes.
+
+        The deterministic bound grows with n, the one that holds with high probability with its
+        root: min(n, 2 sqrt(n)) u (Higham and Mary 2019, A new approach to probabilistic rounding
+        error analysis, theorem 2.4 with lambda = 2). Exact zeros round nothing and do not count.
+        """
+        return min(terms, 2 * terms**0.5) * self.accumulate
 
 
 @dataclass(frozen=True, slots=True)

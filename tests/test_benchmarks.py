@@ -1,4 +1,4 @@
-"""The studies of benchmarks/: every one starts, and their arithmetic is right; no time is judged."""
+"""The studies of benchmarks/: every one starts, and their arithmetic is right; none is timed."""
 
 from __future__ import annotations
 
@@ -46,6 +46,12 @@ def test_ratio(ours: tuple[float, ...], expected: float) -> None:
 def test_ratio_widens_with_noise() -> None:
     middle, low, high = _measure.ratio(samples(1.0, 3.0, 2.0), samples(2.0, 2.0, 2.0))
     assert (low, middle, high) == (0.5, 1.0, 1.5)
+
+
+@pytest.mark.parametrize("power", [1.0, 2.0], ids=["linear", "quadratic"])
+def test_exponent(power: float) -> None:
+    runs = {n: samples(*[0.5 + (n**power if n > 1 else 0)] * 3) for n in (1, 10, 100, 1000)}
+    assert _measure.exponent(runs) == pytest.approx((power,) * 3)
 
 
 def test_run_reports_a_failure(tmp_path: Path) -> None:

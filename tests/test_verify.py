@@ -17,7 +17,6 @@ from dwr_rewrite.verify import (
     make_input,
     movement,
 )
-from dwr_rewrite.spec import ConvSpec
 
 TRUTH = np.linspace(-1, 1, 50)
 ORIGINAL = (TRUTH + 1e-7).astype("f4")
@@ -115,11 +114,24 @@ def test_a_tolerance_as_large_as_the_output_tells_nothing():
     assert both.verdict == "passed", "one comparison of the same output was telling"
 
 
-def test_rounding_follows_from_the_element_type():
-    half = Rounding.of(ConvSpec(4, (3, 3), dtype="float16"))
-    assert (half.taps, half.accumulate, half.store) == (9, 2.0**-24, 2.0**-11)
-    double = Rounding.of(ConvSpec(4, (3, 3), dtype="float64"))
-    assert (double.accumulate, double.store) == (2.0**-53, 2.0**-53)
+def test_rounding_follows_from_the_element_types():
+    assert Rounding.of(["float16"]) == Rounding(2.0**-24, 2.0**-11)
+    assert Rounding.of(["float64", "float64"]) == Rounding(2.0**-53, 2.0**-53)
+    assert Rounding.of(["float64", "bfloat16"]) == Rounding(2.0**-24, 2.0**-8)
+    assert Rounding.of([]) == Rounding.of(["float32"]) == Rounding()
+
+
+@pytest.mark.parametrize("terms", [1, 4, 9, 1000])
+def test_gamma_bounds_the_error_of_real_sums(terms):
+    rng = np.random.default_rng(0)
+    products = rng.standard_normal((2000, terms)).astype("f4")
+    total = np.zeros(2000, "f4")
+    for column in products.T:
+        total += column
+    exact = products.astype("f8")
+    error = np.abs(total - exact.sum(axis=1)) / np.abs(exact).sum(axis=1)
+    assert error.max() <= Rounding().gamma(terms)
+    assert Rounding().gamma(terms) <= terms * 2.0**-24
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])

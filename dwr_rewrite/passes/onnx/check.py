@@ -20,7 +20,7 @@ import numpy as np
 
 from dwr_rewrite.errors import DwrError, NotEquivalentError
 from dwr_rewrite.report import SiteReport
-from dwr_rewrite.verify import Case, Comparison, Rounding, Verification
+from dwr_rewrite.verify import Case, Comparison, Verification
 
 Progress = Callable[[int, int, str], None]
 """Called with steps done, steps in all, and what is going on."""
@@ -74,7 +74,11 @@ def verify(
         job = {
             "reference": str(reference.resolve()),
             "candidate": str(candidate.resolve()),
-            "sites": [_rounding(site) for site in sites if site.spec is not None],
+            "sites": [
+                {"output": site.output, "dtype": site.spec.dtype, "taps": site.spec.taps}
+                for site in sites
+                if site.spec is not None
+            ],
             "inputs": {name: str(path.resolve()) for name, path in settings.inputs.items()},
             "shapes": dict(settings.shapes),
             "seed": settings.seed,
@@ -92,16 +96,6 @@ def verify(
     return Verification(
         cases, outcome["versions"], warnings, time.monotonic() - started, tuple(outcome["notes"])
     )
-
-
-def _rounding(site: SiteReport) -> dict[str, Any]:
-    assert site.spec is not None
-    rounding = Rounding.of(site.spec)
-    return {
-        "output": site.output,
-        "dtype": site.spec.dtype,
-        "rounding": [rounding.taps, rounding.accumulate, rounding.store],
-    }
 
 
 def _run_child(job: dict[str, Any], folder: Path, timeout: float, progress: Progress) -> int:

@@ -15,18 +15,16 @@ from onnx.reference.op_run import RuntimeContextError
 from onnx.reference.ops.op_loop import Loop
 
 from dwr_rewrite.errors import DwrError
-from dwr_rewrite.passes.onnx.float64_node import Node, Rounding, Run, key_of
+from dwr_rewrite.passes.onnx.float64_node import Node, Run, key_of
 from dwr_rewrite.passes.onnx.float64_ops import CONVOLUTIONS, Array
 from dwr_rewrite.passes.onnx.widen import spell_out_defaults, widen, widen_array, widen_function
+from dwr_rewrite.verify import Rounding
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
 _REFERENCE_ERRORS = (AttributeError, KeyError, RuntimeError, TypeError, ValueError)
-
-__all__ = ["Evaluation", "Float64Evaluator", "Rounding"]
-
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -45,26 +43,30 @@ class Evaluation:
 
 
 class Float64Evaluator:
-    """Evaluates a model in float64, and again with the rounding errors of chosen convolutions.
+    """Evaluates a model in float64, and again with the rounding errors of its operators.
 
-    The difference between the outputs of a plain and a perturbed run is what the errors committed
-    at the sites become at the outputs, with the condition of the network in between.
+    The difference between the outputs of a plain and a perturbed run is what the errors that the
+    operators commit become at the outputs, with the condition of the network in between.
 
     Args:
         model: the model, or its path (external data is then loaded with it).
-        sites: Conv, ConvTranspose and FusedConv nodes by the name of their output, in any scope.
+        rounding: how its operators round.
+        sites: outputs of the convolutions whose largest input is recorded, in any scope.
 
     Raises:
         DwrError: a site is not in the model, or onnx.reference cannot load the model.
     """
 
     def __init__(
-        self, model: ModelProto | str | os.PathLike[str], sites: Mapping[str, Rounding]
+        self,
+        model: ModelProto | str | os.PathLike[str],
+        rounding: Rounding = Rounding(),  # noqa: B008  frozen
+        sites: Collection[str] = (),
     ) -> None:
         """Widens the model and loads every operator of it."""
         wide = widen(model if isinstance(model, ModelProto) else onnx.load(Path(model)))
         spell_out_defaults(wide)
-        self._run = Run(dict(sites))
+        self._run = Run(rounding, frozenset(sites))
         bound: Any = type("_BoundScope", (_Scope,), {"shared": self._run})
         try:
             self._scope = bound(wide)
@@ -80,10 +82,9 @@ class Float64Evaluator:
 
         Args:
             feeds: inputs by name, in the model's own element types.
-            perturb: source of the signs of rounding errors. Each site's output y then becomes
-                y + s (gamma_n(accumulate) (|w| * |x| + |bias|) + store |y|), with s = -1 or 1 for
-                each element: the a priori bound of a sum of n products (Higham, Accuracy and
-                Stability of Numerical Algorithms, 2nd ed., section 3.1) with random signs.
+            perturb: source of the signs of rounding errors. Every sum of products y then becomes
+                y + s gamma_n (|w| * |x|) and every floating-point result y + s u |y|, with s = -1
+                or 1 for each element (see :class:`~dwr_rewrite.verify.Rounding`).
 
         Raises:
             DwrError: an input is missing, or nothing evaluates some operator; the message names it.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,6 +26,7 @@ from dwr_rewrite.passes.onnx.float64_ops import (
     activation,
 )
 from dwr_rewrite.passes.onnx.widen import widen_array, widen_node
+from dwr_rewrite.verify import Rounding
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -51,40 +53,27 @@ _IR_VERSION = 10
 """Of the single-operator models: enough for every element type, old enough for every runtime."""
 
 
-@dataclass(frozen=True, slots=True)
-class Rounding:
-    """How a convolution rounds: the standard model of a sum of products.
+_SUMS = frozenset({"Gemm", "MatMul"})
+"""Sums of products besides the convolutions."""
 
-    Attributes:
-        taps: products that are summed for one output element.
-        accumulate: unit roundoff u of the accumulator (2**-24 for float32, 2**-53 for float64).
-        store: unit roundoff of the stored result (2**-24 for float32, 2**-11 for float16, 2**-8
-            for bfloat16).
-
-    Raises:
-        ValueError: the sum is so long that the model says nothing, (taps + 2) u >= 1.
-    """
-
-    taps: int
-    accumulate: float
-    store: float
-
-    def __post_init__(self) -> None:
-        """Checks that gamma is defined, also with a bias and a summand."""
-        if (self.taps + 2) * self.accumulate >= 1:
-            raise ValueError(f"{self.taps} taps at u = {self.accumulate}: (taps + 2) u must be < 1")
-
-    def gamma(self, addends: int) -> float:
-        """gamma_n = n u / (1 - n u) of the accumulator; n counts the taps and what is added."""
-        nu = (self.taps + addends) * self.accumulate
-        return nu / (1 - nu)
+_EXACT = frozenset(
+    {
+        "Abs", "Clip", "Concat", "Constant", "ConstantOfShape", "DepthToSpace", "Dropout", "Expand",
+        "Flatten", "Gather", "GatherElements", "GatherND", "GlobalMaxPool", "Identity", "Max",
+        "MaxPool", "Min", "Neg", "Pad", "ReduceMax", "ReduceMin", "Relu", "Reshape", "ScatterND",
+        "Slice", "SpaceToDepth", "Split", "Squeeze", "Tile", "TopK", "Transpose", "Unsqueeze",
+        "Where",
+    }
+)  # fmt: skip
+"""They choose or move values and round nothing."""
 
 
 @dataclass
 class Run:
     """What the operators of a model share: sites, sessions, and the figures of the current run."""
 
-    sites: dict[str, Rounding]
+    rounding: Rounding
+    sites: frozenset[str]
     convolutions: set[str] = field(default_factory=set[str])
     sessions: dict[Any, Any] = field(default_factory=dict[Any, Any])
     perturb: np.random.Generator | None = None
@@ -96,6 +85,14 @@ class Run:
         self.perturb = perturb
         self.peak.clear()
         self.single_precision.clear()
+
+    def moved(self, y: Array, bound: Array | float) -> Array:
+        """``y`` moved by ``bound`` with random signs in a perturbed run, as it is in a plain one."""
+        if self.perturb is None:
+            return y
+        bits = np.frombuffer(self.perturb.bytes(-(-y.size // 8)), np.uint8)
+        up = np.unpackbits(bits, count=y.size).reshape(y.shape).astype(bool)
+        return np.where(up, y + bound, y - bound)
 
 
 class Node:
@@ -134,7 +131,7 @@ class Node:
         failures: list[Exception] = []
         for implementation in self.candidates:
             try:
-                return tuple(map(_widened, implementation(inputs)))
+                return self._rounded(implementation, inputs)
             except Exception as error:  # noqa: BLE001  whatever it is, try the next
                 failures.append(error)
         raise DwrError(
@@ -177,17 +174,36 @@ class Node:
             return y if summand is None else y + summand
 
         y, site = total(*operands), self.output[0]
-        if (rounding := self.shared.sites.get(site)) is None:
-            return [activate(y)]
-        peak = float(np.max(np.abs(x), initial=0))
-        self.shared.peak[site] = max(peak, self.shared.peak.get(site, 0))
-        if self.shared.perturb is None:
-            return [activate(y)]
-        sign = self.shared.perturb.choice((-1.0, 1.0), y.shape)
-        magnitudes: list[Any] = [None if v is None else np.abs(v) for v in operands]
-        addends = sum(v is not None for v in operands[2:])
-        y = activate(y + sign * rounding.gamma(addends) * total(*magnitudes))
-        return [y + sign * rounding.store * np.abs(y)]
+        if site in self.shared.sites:
+            peak = float(np.max(np.abs(x), initial=0))
+            self.shared.peak[site] = max(peak, self.shared.peak.get(site, 0))
+        if self.shared.perturb is not None:
+            terms = x.shape[1] // geometry.groups * prod(weight.shape[2:])
+            terms += sum(v is not None for v in operands[2:])
+            magnitudes: list[Any] = [None if v is None else np.abs(v) for v in operands]
+            y = self.shared.moved(y, self.shared.rounding.gamma(terms) * total(*magnitudes))
+        return [activate(y)]
+
+    def _rounded(
+        self, implementation: Implementation, inputs: Sequence[Any]
+    ) -> tuple[Array | Any, ...]:
+        """The outputs, in a perturbed run moved by their rounding errors.
+
+        Values of fewer than two axes stay: they are shapes and scales more often than activations,
+        and a length that is not a whole number any more would be another function.
+        """
+        outputs = list(map(_widened, implementation(inputs)))
+        if self.shared.perturb is None or self.op_type in _EXACT:
+            return tuple(outputs)
+        if self.op_type in _SUMS:
+            (magnitude,) = implementation([None if x is None else np.abs(x) for x in inputs])
+            terms = inputs[0].shape[-2 if self.attributes.get("transA") else -1]
+            gamma = self.shared.rounding.gamma(terms + len(inputs) - 2)
+            outputs[0] = self.shared.moved(outputs[0], gamma * np.abs(magnitude))
+        return tuple(
+            self.shared.moved(y, self.shared.rounding.store * np.abs(y)) if _is_activation(y) else y
+            for y in outputs
+        )
 
     def _operator(self, inputs: Sequence[Any]) -> Sequence[Array]:
         return [OPERATORS[key_of(self.node)](self.attributes, *inputs)]
@@ -285,6 +301,10 @@ def key_of(node: NodeProto) -> tuple[str, str]:
 
 def _widened(y: Any) -> Any:
     return widen_array(np.asarray(y)) if isinstance(y, np.ndarray | np.generic) else y
+
+
+def _is_activation(y: Any) -> bool:
+    return isinstance(y, np.ndarray) and y.dtype == np.float64 and y.ndim >= 2
 
 
 def _narrowed(x: Any) -> Any:

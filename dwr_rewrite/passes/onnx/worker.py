@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict
 from itertools import product
 from pathlib import Path
@@ -80,9 +80,10 @@ class Check:
                     return [failed("loading", ENGINE, f"onnxruntime refuses it: {line(error)}")]
                 self.notes.append(f"onnxruntime cannot run the original: {line(error)}")
                 break
-        sites = {s["output"]: Rounding(*s["rounding"]) for s in self.job["sites"]}
-        self.truth = self.evaluator(self.original, sites)
-        self.double = self.evaluator(self.rewritten, {}) if self.truth else None
+        self.types = {site["output"]: site["dtype"] for site in self.job["sites"]}
+        self.rounding = Rounding.of(self.types.values())
+        self.truth = self.evaluator(self.original, self.types)
+        self.double = self.evaluator(self.rewritten, ()) if self.truth else None
         return list(self.cases())
 
     def step(self, what: str) -> None:
@@ -103,11 +104,9 @@ class Check:
                 return ""
         return ""
 
-    def evaluator(
-        self, model: ModelProto, sites: Mapping[str, Rounding]
-    ) -> Float64Evaluator | None:
+    def evaluator(self, model: ModelProto, sites: Collection[str]) -> Float64Evaluator | None:
         try:
-            return Float64Evaluator(model, sites)
+            return Float64Evaluator(model, self.rounding, sites)
         except Exception as error:  # whatever an unknown operator makes onnx.reference raise
             self.notes.append(f"no float64 evaluation: {line(error)}")
             return None
@@ -183,10 +182,9 @@ class Check:
 
     def overflow(self, truth: Evaluation | None) -> str:
         """Says so where the input drives an activation of the original past its type's range."""
-        types = {site["output"]: site["dtype"] for site in self.job["sites"]}
         for output, peak in (truth.peak if truth else {}).items():
-            if not peak <= FINITE_MAX[types[output]]:
-                return f"its activations overflow {types[output]} before {output!r}"
+            if not peak <= FINITE_MAX[self.types[output]]:
+                return f"its activations overflow {self.types[output]} before {output!r}"
         return ""
 
     def in_double(
@@ -194,10 +192,10 @@ class Check:
     ) -> tuple[Comparison, ...]:
         """Both graphs in float64: the algebra alone.
 
-        Rounding in float64 is smaller than in the sites' own type by the ratio of the unit
+        Rounding in float64 is smaller than in the model's own type by the ratio of the unit
         roundoffs; every operator may in addition round what has moved differently.
         """
-        ratio = max((DOUBLE / s["rounding"][1] for s in self.job["sites"]), default=1.0)
+        ratio = DOUBLE / self.rounding.accumulate
         mixed = truth.single_precision or rewritten.single_precision
         slack = count_nodes(self.original) * (UNIT_ROUNDOFF["float32"] if mixed else DOUBLE)
         return tuple(
@@ -206,10 +204,8 @@ class Check:
         )
 
     def blind_slack(self) -> float:
-        """Without a float64 evaluation: the sites' first-order bounds, added up, for two models."""
-        return 2 * sum(
-            (s["rounding"][0] + 1) * s["rounding"][1] + s["rounding"][2] for s in self.job["sites"]
-        )
+        """Without a float64 evaluation: one first-order bound for every site, added up."""
+        return sum(self.rounding.gamma(s["taps"] + 1) + self.rounding.store for s in self.job["sites"])
 
     def find_shapes(self) -> dict[str, tuple[int, ...]]:
         """Shapes for all inputs that the original accepts; dynamic lengths are tried in turn."""
