@@ -28,9 +28,10 @@ KIB = 1024  # ru_maxrss is in KiB on Linux
 
 @dataclass(frozen=True)
 class Sample:
-    """One run of a process: wall seconds, and peak resident bytes; None where that is not known."""
+    """One run: wall and processor seconds, and peak resident bytes (None where not known)."""
 
     seconds: float
+    cpu: float
     peak: int | None
 
 
@@ -66,7 +67,8 @@ def run(command: Sequence[str], cwd: Path) -> Sample:
             raise RuntimeError(f"exit code {process.returncode}: {errors.read().decode()[-2000:]}")
     # Linux counts the memory of this process, from which the child is made, as the child's own.
     own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return Sample(seconds, usage.ru_maxrss * KIB if usage.ru_maxrss > own else None)
+    peak = usage.ru_maxrss * KIB if usage.ru_maxrss > own else None
+    return Sample(seconds, usage.ru_utime + usage.ru_stime, peak)
 
 
 def interleave(
@@ -87,24 +89,31 @@ def median(samples: Iterable[Sample]) -> float:
 
 
 def ratio(ours: Sequence[Sample], theirs: Sequence[Sample]) -> Interval:
-    """Ratio of the median seconds."""
-    return _bootstrap([ours, theirs], lambda medians: medians[..., 0] / medians[..., 1])
+    """Ratio of the median wall seconds."""
+    rounds = [(a.seconds, b.seconds) for a, b in zip(ours, theirs, strict=True)]
+    return _bootstrap(rounds, lambda medians: medians[..., 0] / medians[..., 1])
 
 
 def exponent(runs: Mapping[int, Sequence[Sample]]) -> Interval:
-    """Slope of the seconds above those of size 1 against the size, both logarithmic."""
+    """Slope of the time above that of size 1 against the size, both logarithmic.
+
+    It is processor time: the start-up is subtracted, and waiting for other work would hide the rest.
+    """
     sizes = np.log([size for size in runs if size > 1])
     weights = (sizes - sizes.mean()) / np.square(sizes - sizes.mean()).sum()
 
     def slope(medians: Array) -> Array:
-        return np.log(medians[..., 1:] - medians[..., :1]) @ weights
+        # A draw in which noise hides the work counts as a steep one.
+        above = np.maximum(medians[..., 1:] - medians[..., :1], 1e-9)
+        return np.log(above) @ weights
 
-    return _bootstrap([runs[1], *(runs[size] for size in runs if size > 1)], slope)
+    ordered = [runs[1], *(runs[size] for size in runs if size > 1)]
+    return _bootstrap(list(zip(*([s.cpu for s in each] for each in ordered), strict=True)), slope)
 
 
-def _bootstrap(runs: Sequence[Sequence[Sample]], statistic: Callable[[Array], Array]) -> Interval:
+def _bootstrap(times: Sequence[Sequence[float]], statistic: Callable[[Array], Array]) -> Interval:
     """A statistic of the medians and its bootstrap 95 % interval; whole rounds are drawn."""
-    rounds = np.array([[s.seconds for s in samples] for samples in runs]).T
+    rounds = np.array(times)
     draws = np.random.default_rng(0).integers(len(rounds), size=(10_000, len(rounds)))
     low, high = np.quantile(statistic(np.median(rounds[draws], axis=1)), (0.025, 0.975))
     return float(statistic(np.median(rounds, axis=0))), float(low), float(high)

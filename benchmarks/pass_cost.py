@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from benchmarks import _measure
@@ -227,7 +228,7 @@ def main() -> None:
         console.print(table)
         for check in checks:
             verdict = "[green]pass[/]" if check.passed else "[bold red]FAIL[/]"
-            verdicts.add_row(check.target, check.required, check.measured, verdict)
+            verdicts.add_row(check.target, check.required, escape(check.measured), verdict)
         results[name] = {
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
             "host": facts,

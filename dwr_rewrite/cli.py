@@ -9,7 +9,7 @@ import threading
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
 import typer
 import typer.exceptions
@@ -50,7 +50,9 @@ def _print_version(wanted: bool) -> None:
 
 @app.command(help=HELP, context_settings={"help_option_names": ["-h", "--help"]})
 def rewrite(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="ONNX file; - reads standard input.")],
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="ONNX file; - reads standard input.")
+    ],
     output: Annotated[
         str | None,
         typer.Option("-o", "--output", help="File to write; - for standard output.",
@@ -62,7 +64,7 @@ def rewrite(
                      "or keep.", rich_help_panel=_WHAT),
     ] = "blocks:32",
     weights: Annotated[
-        str,
+        Literal["precomputed", "linked"],
         typer.Option(help="precomputed stores the diagonal weights; linked keeps the compact ones "
                      "and builds the diagonal in the graph, so the file does not grow.",
                      rich_help_panel=_WHAT),
@@ -206,7 +208,9 @@ def _write_standard_output(result: Rewrite) -> None:
     try:
         content = result.model.SerializeToString()
     except ValueError:
-        raise DwrError("the result is past 2 GiB, which one stream cannot hold; use -o FILE") from None
+        raise DwrError(
+            "the result is past 2 GiB, which one stream cannot hold; use -o FILE"
+        ) from None
     sys.stdout.buffer.write(content)
     sys.stdout.buffer.flush()
 

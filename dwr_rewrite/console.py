@@ -98,14 +98,15 @@ def _verdict(check: Verification) -> Iterator[str]:
             f"[bold {colour}]Same function: {check.verdict}[/]. Largest {worst.by} "
             f"{worst.measured:.2g} of {worst.tolerance:.2g} allowed"
             f" (output {escape(repr(worst.output))}, input {escape(case.name)}, {case.engine}); "
-            f"the original's own error is {worst.original:.2g}, its largest value {worst.scale:.2g}."
+            f"the original's own error is {worst.original:.2g}, its largest value "
+            f"{worst.scale:.2g}."
         )
     engines = sorted({case.engine for case in check.cases})
     versions = ", ".join(f"{name} {version}" for name, version in check.versions.items())
     inputs = list(dict.fromkeys(case.name for case in check.cases))
     yield (
-        f"Compared: inputs {', '.join(map(escape, inputs))}; in {' and '.join(engines)}; {versions}; "
-        f"{check.seconds:.1f} s; {check.warnings} onnxruntime warnings not shown."
+        f"Compared: inputs {', '.join(map(escape, inputs))}; in {' and '.join(engines)}; "
+        f"{versions}; {check.seconds:.1f} s; {check.warnings} onnxruntime warnings not shown."
     )
     for case in check.cases:
         if case.skipped:

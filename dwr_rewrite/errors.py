@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +33,7 @@ class NotEquivalentError(DwrError):
 
     exit_code = 1
 
-    def __init__(self, message: str, report: object = None) -> None:
+    def __init__(self, message: str, report: Any = None) -> None:
         """Keeps the report of the failed run, so that a caller can look at the figures."""
         super().__init__(message)
         self.report = report

@@ -45,7 +45,9 @@ class Packing:
     @property
     def eye(self) -> tuple[int, ...]:
         """Shape in which the b x b identity stands beside ``split``."""
-        return tuple(self.width if axis in (1, self.column) else 1 for axis in range(len(self.split)))
+        return tuple(
+            self.width if axis in (1, self.column) else 1 for axis in range(len(self.split))
+        )
 
     @property
     def growth(self) -> int:
@@ -164,16 +166,15 @@ def _forward(
     size = [max(0, (n - r) // s + 1) for n, r, s in
             zip(padded.shape[2:], reach, stride, strict=True)]  # fmt: skip
     batch, channels = x.shape[:2]
-    # [groups, M/groups, C/groups, k...]
-    filters = weight.reshape(groups, -1, weight.shape[1], *kernel)
-    y = np.zeros((batch, groups, filters.shape[1], prod(size)), np.result_type(x, weight))
+    filters = _taps_first(weight.reshape(groups, -1, weight.shape[1], *kernel))
+    y = np.zeros((batch, groups, weight.shape[0] // groups, prod(size)), np.result_type(x, weight))
     for tap in product(*map(range, kernel)):
         window = tuple(
             slice(t * d, t * d + (n - 1) * s + 1, s) if n else slice(0, 0)
             for t, d, n, s in zip(tap, dilation, size, stride, strict=True)
         )
         columns = padded[(..., *window)].reshape(batch, groups, channels // groups, -1)
-        y += _product(filters[(..., *tap)], columns)
+        y += _product(filters[tap], columns)
     return y.reshape(batch, -1, *size)
 
 
@@ -184,9 +185,10 @@ def _transposed(
     kernel, (batch, channels), size = weight.shape[2:], x.shape[:2], x.shape[2:]
     full = [(n - 1) * s + d * (k - 1) + 1 + e for n, s, d, k, e in
             zip(size, stride, dilation, kernel, extra, strict=True)]  # fmt: skip
-    # [groups, M/groups, C/groups, k...]
-    filters = np.moveaxis(weight.reshape(groups, channels // groups, *weight.shape[1:]), 1, 2)
-    out_channels = groups * filters.shape[1]
+    filters = _taps_first(
+        np.moveaxis(weight.reshape(groups, channels // groups, *weight.shape[1:]), 1, 2)
+    )
+    out_channels = groups * weight.shape[1]
     y = np.zeros((batch, out_channels, *full), np.result_type(x, weight))
     columns = x.reshape(batch, groups, channels // groups, -1)
     for tap in product(*map(range, kernel)):
@@ -194,10 +196,13 @@ def _transposed(
             slice(t * d, t * d + (n - 1) * s + 1, s)
             for t, d, n, s in zip(tap, dilation, size, stride, strict=True)
         )
-        y[(..., *window)] += _product(filters[(..., *tap)], columns).reshape(
-            batch, out_channels, *size
-        )
+        y[(..., *window)] += _product(filters[tap], columns).reshape(batch, out_channels, *size)
     return _pad(y, tuple((-before, -after) for before, after in padding))
+
+
+def _taps_first(filters: Array) -> Array:
+    """[groups, M, C, k...] -> [k..., groups, M, C], contiguous: else matmul takes its slow path."""
+    return np.ascontiguousarray(np.moveaxis(filters, (0, 1, 2), (-3, -2, -1)))
 
 
 def _product(filters: Array, columns: Array) -> Array:

@@ -42,7 +42,7 @@ KINDS = ("normal", "uniform", "large", "tiny")
 
 
 TRUSTED = 8.0
-"""Error of the original, in movements, up to which the float64 evaluation is taken for the truth."""
+"""Error of the original, in movements, up to which the float64 evaluation is the truth."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +106,6 @@ class Comparison:
     def passed(self) -> bool:
         """Within a finite tolerance; never with a NaN."""
         return not self.reason and self.measured <= self.tolerance < float("inf")
-
 
     @property
     def telling(self) -> bool:
@@ -220,8 +219,14 @@ def compare(
 
 
 def movement(truth: Array, moved: Sequence[Array]) -> float:
-    """Largest distance from the truth to its perturbed evaluations."""
-    return max((_largest(np.asarray(m, np.float64) - truth) for m in moved), default=0.0)
+    """Distance from the truth to its perturbed evaluations: the largest, or 3 root mean squares.
+
+    An output of one or two elements may move little by chance; its mean square is steadier than
+    its largest.
+    """
+    distances = np.array([np.asarray(m, np.float64) - truth for m in moved])
+    rms = float(np.sqrt(np.mean(distances**2))) if distances.size else 0.0
+    return max(_largest(distances), 3 * rms)
 
 
 def _largest(values: Array) -> float:

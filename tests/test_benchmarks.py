@@ -30,7 +30,7 @@ def test_answers_help(name: str) -> None:
 
 
 def samples(*seconds: float) -> list[Sample]:
-    return [Sample(each, None) for each in seconds]
+    return [Sample(each, each, None) for each in seconds]
 
 
 @pytest.mark.parametrize(

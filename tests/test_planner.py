@@ -18,8 +18,10 @@ def test_a_policy_prints_as_it_is_read(text):
     assert str(Policy.parse(text)) == text
 
 
-@pytest.mark.parametrize("text", ["", "fast", "dense:4", "keep:1", "blocks:", "blocks:1", "blocks:x",
-                                  "blocks:-4", "blocks:4:4", f"blocks:{1 << 40}"])  # fmt: skip
+@pytest.mark.parametrize("text", [
+    "", "fast", "dense:4", "keep:1", "blocks:", "blocks:1", "blocks:x", "blocks:-4", "blocks:4:4",
+    f"blocks:{1 << 40}",
+])  # fmt: skip
 def test_an_unknown_policy_is_refused_with_the_known_ones(text):
     with pytest.raises(DwrError, match="use keep, dense, blocks"):
         Policy.parse(text)

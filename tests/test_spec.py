@@ -100,7 +100,9 @@ def test_an_impossible_spec_is_refused(change, message):
 
 
 def test_macs_count_every_product_once():
-    forward = ConvSpec(8, (3, 3), multiplier=2, stride=(2, 2), padding=((1, 1),) * 2, spatial=(8, 8))
+    forward = ConvSpec(
+        8, (3, 3), multiplier=2, stride=(2, 2), padding=((1, 1),) * 2, spatial=(8, 8)
+    )
     assert cost.macs(forward) == 16 * 4 * 4 * 9
     assert cost.macs(forward, 4) == 4 * 16 * 4 * 4 * 9
     transposed = ConvSpec(8, (4,), stride=(2,), transposed=True, spatial=(10,))

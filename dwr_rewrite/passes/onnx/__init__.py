@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dwr_rewrite.passes.onnx.api import Rewrite, onnx_rewrite
+from dwr_rewrite.passes.onnx.api import Rewrite, onnx_rewrite, restore
 from dwr_rewrite.passes.onnx.rewrite import Options
 
-__all__ = ["Options", "Rewrite", "onnx_rewrite"]
+__all__ = ["Options", "Rewrite", "onnx_rewrite", "restore"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -17,11 +16,9 @@ from onnx import ModelProto
 
 from dwr_rewrite import __version__
 from dwr_rewrite.errors import DwrError, NotEquivalentError
-from dwr_rewrite.passes.onnx import files
-from dwr_rewrite.passes.onnx.check import Progress, Settings, verify
+from dwr_rewrite.passes.onnx import check, files
 from dwr_rewrite.passes.onnx.files import Staged, staging
 from dwr_rewrite.passes.onnx.rewrite import Options, rewrite
-from dwr_rewrite.planner import format_bytes
 from dwr_rewrite.report import Report, SiteReport, Totals
 
 
@@ -49,7 +46,7 @@ def onnx_rewrite(
     exclude: Sequence[str] = (),
     max_growth: int = 256 << 20,
     restore: bool = False,
-    check: bool = True,
+    verify: bool = True,
     inputs: Mapping[str, ArrayLike] | None = None,
     shapes: Mapping[str, Sequence[int]] | None = None,
     seed: int = 0,
@@ -69,7 +66,7 @@ def onnx_rewrite(
         exclude: no site whose name one of these regular expressions finds.
         max_growth: weight bytes that may be added; sites past it are kept.
         restore: give an already rewritten model its depthwise convolutions back.
-        check: run both models and compare them before anything is written.
+        verify: run both models and compare them before anything is written.
         inputs: real inputs for the check, by name; seeded ones are run in any case.
         shapes: shapes for inputs with dynamic dimensions.
         seed: of the seeded inputs.
@@ -89,14 +86,36 @@ def onnx_rewrite(
         for count, (name, array) in enumerate((inputs or {}).items()):
             arrays[name] = Path(folder) / f"{count}.npy"
             np.save(arrays[name], np.asarray(array))
-        settings = Settings(arrays, {k: tuple(v) for k, v in (shapes or {}).items()}, seed, timeout)
-        run = Run(options, settings if check else None, save_external_data)
+        settings = check.Settings(
+            arrays, {k: tuple(v) for k, v in (shapes or {}).items()}, seed, timeout
+        )
+        run = Run(options, settings if verify else None, save_external_data)
         if isinstance(model, ModelProto):
             copy = ModelProto()
             copy.CopyFrom(model)
             return run(copy, "a model in memory", None if output is None else Path(output))
         path = Path(model)
         return run(files.read(path), str(path), None if output is None else Path(output), path)
+
+
+def restore(
+    model: str | os.PathLike[str] | ModelProto,
+    output: str | os.PathLike[str] | None = None,
+    *,
+    verify: bool = True,
+) -> Rewrite:
+    """Gives a rewritten model its depthwise convolutions back.
+
+    Args:
+        model: a file, or a model in memory, which is not changed.
+        output: the file to write; None to write none.
+        verify: run both models and compare them before anything is written.
+
+    Raises:
+        NotEquivalentError: the check failed or could not be made; nothing was written.
+        DwrError: bad input; nothing was written.
+    """
+    return onnx_rewrite(model, output, restore=True, verify=verify)
 
 
 @dataclass(frozen=True)
@@ -111,9 +130,9 @@ class Run:
     """
 
     options: Options
-    settings: Settings | None
+    settings: check.Settings | None
     external: bool = False
-    progress: Progress = lambda done, total, what: None
+    progress: check.Progress = lambda done, total, what: None
 
     def __call__(
         self, model: ModelProto, source: str, output: Path | None, path: Path | None = None
@@ -154,33 +173,43 @@ class Run:
 
     def _checked(self, report: Report, reference: Path, staged: Staged) -> Report:
         assert self.settings is not None
-        observed = verify(reference, staged.path, report.changed, self.settings, self.progress)
+        observed = check.verify(
+            reference, staged.path, report.changed, self.settings, self.progress
+        )
         report = replace(report, verification=observed)
         if observed.verdict == "passed":
             return report
         raise NotEquivalentError(_failure(report), replace(report, output=None))
 
     def _report(
-        self, source: str, output: Path | None, sites: list[SiteReport], before: Totals, after: Totals
+        self,
+        source: str,
+        output: Path | None,
+        sites: list[SiteReport],
+        before: Totals,
+        after: Totals,
     ) -> Report:
         options: dict[str, Any] = asdict(self.options)
         if self.settings:
             options |= {"seed": self.settings.seed, "shapes": dict(self.settings.shapes)}
-        return Report(
-            __version__, source, None if output is None else str(output), options, tuple(sites), before, after
-        )  # fmt: skip
+        written = None if output is None else str(output)
+        return Report(__version__, source, written, options, tuple(sites), before, after)
 
 
 def _failure(report: Report) -> str:
-    check = report.verification
-    assert check is not None
-    if check.worst is None:
-        why = "; ".join(dict.fromkeys([c.skipped for c in check.cases if c.skipped] + [*check.notes]))
+    observed = report.verification
+    assert observed is not None
+    if observed.worst is None or observed.verdict != "failed":
+        skipped = [case.skipped for case in observed.cases if case.skipped]
+        why = "; ".join(dict.fromkeys([*skipped, *observed.notes])) or (
+            "rounding alone moves an output by more than its size"
+        )
         return f"the models could not be compared ({why}): nothing is proved"
-    case, worst = check.worst
+    case, worst = observed.worst
     what = worst.reason or f"its {worst.by} is {worst.measured:.3g}, allowed {worst.tolerance:.3g}"
     output = f"output {worst.output!r}: " if worst.output else ""
-    return f"the rewritten model is not equivalent: {output}{what} (input {case.name!r}, {case.engine})"
+    where = f"input {case.name!r}, {case.engine}"
+    return f"the rewritten model is not equivalent: {output}{what} ({where})"
 
 
 def _stage(target: Path, model: ModelProto, stack: ExitStack, external: bool) -> Staged:
@@ -197,8 +226,12 @@ def _guard_input(model: ModelProto, output: Path | None, path: Path | None) -> N
     target = output.resolve()
     written = {target, target.with_name(f"{target.name}.data")}
     for file in (path.resolve(), *files.external_files(model, path)):
-        if file in written or any(w.exists() and file.exists() and w.samefile(file) for w in written):
-            raise DwrError(f"{output}: would overwrite {file}, which belongs to the input; name another file")
+        if file in written or any(
+            w.exists() and file.exists() and w.samefile(file) for w in written
+        ):
+            raise DwrError(
+                f"{output}: would overwrite {file}, which belongs to the input; name another file"
+            )
 
 
 def _totals(model: ModelProto, size: int) -> Totals:
@@ -209,4 +242,6 @@ def files_size(path: Path | None, model: ModelProto) -> int:
     """Bytes of the input on disk, or of its tensors when it came from memory."""
     if path is None:
         return files.tensor_bytes(model)
-    return path.stat().st_size + sum(f.stat().st_size for f in files.external_files(model, path) if f.exists())
+    return path.stat().st_size + sum(
+        f.stat().st_size for f in files.external_files(model, path) if f.exists()
+    )

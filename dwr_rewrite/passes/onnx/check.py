@@ -105,7 +105,7 @@ def _run_child(job: dict[str, Any], folder: Path, timeout: float, progress: Prog
     command = [sys.executable, *WORKER, str(description)]
     stage = "starting"
     expired = threading.Event()
-    with log.open("wb") as stderr, subprocess.Popen(
+    with log.open("wb") as stderr, subprocess.Popen(  # noqa: S603  our own module
         command, stdout=subprocess.PIPE, stderr=stderr, stdin=subprocess.DEVNULL, text=True,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
     ) as child:  # fmt: skip
@@ -162,9 +162,7 @@ def parse_shapes(texts: Sequence[str], names: Sequence[str]) -> dict[str, tuple[
     return shapes
 
 
-def parse_inputs(
-    texts: Sequence[str], names: Sequence[str], folder: Path
-) -> dict[str, Path]:
+def parse_inputs(texts: Sequence[str], names: Sequence[str], folder: Path) -> dict[str, Path]:
     """Reads ``name:file.npy`` and ``file.npz`` items; arrays of an .npz are put into ``folder``.
 
     Raises:

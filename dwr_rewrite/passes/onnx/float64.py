@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 _REFERENCE_ERRORS = (AttributeError, KeyError, RuntimeError, TypeError, ValueError)
 
+
 @dataclass(frozen=True)
 class Evaluation:
     """The result of one run.

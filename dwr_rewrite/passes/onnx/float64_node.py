@@ -87,7 +87,7 @@ class Run:
         self.single_precision.clear()
 
     def moved(self, y: Array, bound: Array | float) -> Array:
-        """``y`` moved by ``bound`` with random signs in a perturbed run, as it is in a plain one."""
+        """``y``; in a perturbed run moved by ``bound`` with random signs."""
         if self.perturb is None:
             return y
         bits = np.frombuffer(self.perturb.bytes(-(-y.size // 8)), np.uint8)

@@ -25,7 +25,7 @@ LEFT_ALONE = {
     "ConvInteger": "its arithmetic is int8, and onnxruntime's CUDA provider runs no ConvInteger",
     "DeformConv": "its taps move with a second input, so its groups are not plain channels",
     "CausalConvWithState": "it carries state and has depthwise kernels of its own",
-    "NhwcConv": "it is onnxruntime's own channels-last form; rewrite the model before optimizing it",
+    "NhwcConv": "it is onnxruntime's own channels-last form; rewrite before optimizing",
     "NhwcFusedConv": "it is onnxruntime's own channels-last form; rewrite before optimizing",
     "ConvTransposeWithDynamicPads": "its padding is computed at run time",
 }
@@ -115,7 +115,9 @@ def _match_node(
     if group == 1:
         return None
     if not isinstance(group, int):
-        return Rejection("function-attribute", "its group is an attribute of the function around it")
+        return Rejection(
+            "function-attribute", "its group is an attribute of the function around it"
+        )
     if len(node.inputs) < 2 or not node.inputs[1].name:
         return Rejection("invalid", "it has no weight input")
     name = _site_name(scope, index)
@@ -140,7 +142,9 @@ def _spec(
     shape, attributes = weight.shape, node.attrs
     rank, transposed = len(shape) - 2, node.op == "ConvTranspose"
     if not 1 <= rank <= 3:
-        return Rejection("rank", f"its weight has shape {list(shape)}; 1 to 3 spatial axes are known")
+        return Rejection(
+            "rank", f"its weight has shape {list(shape)}; 1 to 3 spatial axes are known"
+        )
     if min(shape) < 1 or group < 1:
         return Rejection("invalid", f"its weight has shape {list(shape)} and group is {group}")
     channels, multiplier = (shape[0], shape[1]) if transposed else (group, shape[0] // group)

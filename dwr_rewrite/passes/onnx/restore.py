@@ -12,6 +12,7 @@ from dwr_rewrite.errors import Rejection
 from dwr_rewrite.lowerings.diagonal import diagonal
 from dwr_rewrite.passes.onnx.emit import Emitter
 from dwr_rewrite.passes.onnx.graphs import Scope, label
+from dwr_rewrite.passes.onnx.match import Selection
 from dwr_rewrite.passes.onnx.metadata import erase, read
 from dwr_rewrite.passes.onnx.weights import Array, along, fold
 from dwr_rewrite.recipe import Packing
@@ -56,12 +57,12 @@ class _Notes:
         return packing if packing.packed == shape else None
 
 
-def restore(model: ModelProto, scopes: list[Scope]) -> list[Restored]:
-    """Undoes every rewrite in ``model``, in place.
+def restore(model: ModelProto, scopes: list[Scope], selection: Selection) -> list[Restored]:
+    """Undoes every selected rewrite in ``model``, in place.
 
     A node whose weight is no longer diagonal (it was trained or quantized since) stays.
     """
-    undo = _Undo(Emitter(model, scopes))
+    undo = _Undo(Emitter(model, scopes), selection)
     results = [
         undo.node(scope, index, notes)
         for scope in scopes
@@ -81,12 +82,15 @@ def _read(proto: NodeProto) -> _Notes | None:
 
 
 class _Undo:
-    def __init__(self, emitter: Emitter) -> None:
-        self.emitter = emitter
+    def __init__(self, emitter: Emitter, selection: Selection) -> None:
+        self.emitter, self.selection = emitter, selection
         self._compact: dict[tuple[int, str], gs.Tensor] = {}
 
     def node(self, scope: Scope, index: int, notes: _Notes) -> Restored:
         name = scope.path + label(notes.proto)
+        excluded = self.selection.reject(name)
+        if excluded is not None:
+            return Restored(name, notes.proto.op_type, notes.form, excluded)
         compact = self._compact_weight(scope, scope.view.nodes[index].inputs[1], notes)
         if isinstance(compact, Rejection):
             return Restored(name, notes.proto.op_type, notes.form, compact)
@@ -127,15 +131,14 @@ class _Undo:
         values = [fold(tensor, home) for tensor in node.inputs[1:]]
         operands: list[gs.Tensor] = []
         fill: Array | int = 0
+        axis = int(node.attrs.get("axis", 1)) % packed.ndim
         for tensor, name, array in zip(node.inputs[1:], names[1:], values, strict=True):
             if isinstance(array, Rejection):
                 return array
-            axis = int(node.attrs.get("axis", 1)) % packed.ndim
-            if tensor.name != name:  # tiled, because it ran along axis 1
-                array = array[: array.size // notes.width]
-                tensor = self._store(home, tensor.name, name, array)
-            operands.append(tensor)
-            fill = along(array, axis, packed.ndim) if array.size > 1 else array
+            tiled = tensor.name != name  # because it ran along axis 1
+            own = array[: array.size // notes.width] if tiled else array
+            operands.append(self._store(home, tensor.name, name, own) if tiled else tensor)
+            fill = along(own, axis, packed.ndim) if own.size > 1 else own
         integers = self._unpack(home, node.inputs[0], notes, names[0], fill)
         if isinstance(integers, Rejection):
             return integers
@@ -170,7 +173,9 @@ class _Undo:
 
 
 def _lost(packed: gs.Tensor) -> Rejection:
-    return Rejection("not-stored", f"the compact weight behind {packed.name!r} is not there any more")
+    return Rejection(
+        "not-stored", f"the compact weight behind {packed.name!r} is not there any more"
+    )
 
 
 def _upstream(value: gs.Tensor, name: str) -> gs.Tensor | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Literal
@@ -57,44 +57,61 @@ def rewrite(model: ModelProto, options: Options) -> list[SiteReport]:
     policy = Policy.parse(options.policy)
     if options.weights not in ("precomputed", "linked"):
         raise DwrError(f"weights {options.weights!r}: precomputed or linked expected")
-    selection = Selection(_patterns("include", options.include), _patterns("exclude", options.exclude))
+    selection = Selection(
+        _patterns("include", options.include), _patterns("exclude", options.exclude)
+    )
     _check_versions(model)
     with quiet():
         found = scopes(model)
         if options.restore:
             return _restore(model, found, selection)
         overridable = _overridable(model)
-        if options.freeze_weights and overridable:
+        if options.freeze_weights:
             _freeze(model, overridable)
             overridable = frozenset()
         context = Context(selection, overridable, cache(lambda: infer(model)))
-        results = [result for scope in found for result in match(scope, context)]
-        results = [_linkable(result, options) for result in results]
-        matches = [result for result in results if isinstance(result, Match)]
-        decisions = plan([m.site for m in matches], policy, options.max_growth)
-        emitter = Emitter(model, found)
-        for matched, decision in zip(matches, decisions, strict=True):
+        results = [_linkable(r, options) for scope in found for r in match(scope, context)]
+        sites = [result.site for result in results if isinstance(result, Match)]
+        decisions = iter(plan(sites, policy, options.max_growth))
+        emitter, reports = Emitter(model, found), list[SiteReport]()
+        for result in results:
+            if isinstance(result, Left):
+                reports.append(SiteReport(result.name, result.op, "keep", result.rejection))
+                continue
+            decision = next(decisions)
+            linked = _is_linked(result, options)
             if decision.recipe is not None:
-                emitter.rewrite(matched, decision, _is_linked(matched, options))
+                emitter.rewrite(result, decision, linked)
+            reports.append(_report(result, decision, linked))
         emitter.finish()
-    reports = {id(m): _report(m, d, options) for m, d in zip(matches, decisions, strict=True)}
-    return [
-        reports[id(r)] if isinstance(r, Match) else SiteReport(r.name, r.op, "keep", reason=r.rejection)
-        for r in results
-    ]  # fmt: skip
+    return reports
+
+
+def _report(match: Match, decision: Decision, linked: bool) -> SiteReport:
+    spec, recipe = match.site.spec, decision.recipe
+    return SiteReport(
+        match.site.name,
+        match.site.op,
+        decision.form,
+        reason=decision.kept,
+        spec=spec,
+        output=match.node.outputs[0].name,
+        weights=None if recipe is None else "linked" if linked else "precomputed",
+        growth=decision.growth,
+        macs=(cost.macs(spec), cost.macs(spec, recipe.packing.width if recipe else 1)),
+    )
 
 
 def _restore(model: ModelProto, found: list[Scope], selection: Selection) -> list[SiteReport]:
     """Undoes earlier rewrites; the geometry is read off the restored model."""
-    restored = restore(model, found)
-    context = Context(selection, frozenset(), cache(lambda: infer(model)))
-    matches = {
-        m.site.name: m for scope in scopes(model) for m in match(scope, context) if isinstance(m, Match)
-    }
+    restored = restore(model, found, selection)
+    context = Context(Selection(), frozenset(), cache(lambda: infer(model)))
+    results = [result for scope in scopes(model) for result in match(scope, context)]
+    matches = {result.site.name: result for result in results if isinstance(result, Match)}
     reports: list[SiteReport] = []
     for r in restored:
-        site = matches.get(r.name)
-        spec, output = (site.site.spec, site.node.outputs[0].name) if site else (None, "")
+        now = matches.get(r.name)
+        spec, output = (now.site.spec, now.node.outputs[0].name) if now else (None, "")
         form = "keep" if r.rejection is None else r.form
         reports.append(SiteReport(r.name, r.op, form, r.rejection, spec, output, undone=r.form))
     return reports
@@ -103,7 +120,9 @@ def _restore(model: ModelProto, found: list[Scope], selection: Selection) -> lis
 def _check_versions(model: ModelProto) -> None:
     version, newest = opset(model), onnx.defs.onnx_opset_version()
     if model.ir_version < OLDEST_IR:
-        raise DwrError(f"the model has IR version {model.ir_version}; {OLDEST_IR} or newer expected")
+        raise DwrError(
+            f"the model has IR version {model.ir_version}; {OLDEST_IR} or newer expected"
+        )
     if version and not OLDEST_OPSET <= version <= newest:
         raise DwrError(
             f"the model uses opset {version}; {OLDEST_OPSET} to {newest} are supported: convert it "
@@ -136,9 +155,9 @@ def _freeze(model: ModelProto, names: frozenset[str]) -> None:
     model.graph.input.MergeFrom(kept.input)
 
 
-def _is_linked(matched: Match, options: Options) -> bool:
+def _is_linked(match: Match, options: Options) -> bool:
     """A weight that is not fixed can only be linked; a quantized one only be stored."""
-    weight = matched.weight
+    weight = match.weight
     return weight.load is None or (options.weights == "linked" and weight.quantized is None)
 
 
@@ -153,20 +172,3 @@ def _linkable(result: Match | Left, options: Options) -> Match | Left:
         f"has {result.scope.opset}",
     )
     return Left(result.site.name, result.site.op, reason)
-
-
-def _report(matched: Match, decision: Decision, options: Options) -> SiteReport:
-    spec = matched.site.spec
-    width = decision.recipe.packing.width if decision.recipe else 1
-    rewritten = decision.recipe is not None
-    return SiteReport(
-        matched.site.name,
-        matched.site.op,
-        decision.form,
-        reason=decision.kept,
-        spec=spec,
-        output=matched.node.outputs[0].name,
-        weights=None if not rewritten else "linked" if _is_linked(matched, options) else "precomputed",
-        growth=decision.growth,
-        macs=(cost.macs(spec), cost.macs(spec, width)),
-    )

@@ -18,7 +18,7 @@ def infer(model: ModelProto) -> Types:
     """Types of the main graph's and the bodies' values; empty where inference fails."""
     try:
         inferred = shape_inference.infer_shapes(_skeleton(model), data_prop=True)
-    except Exception:  # a custom operator may make the C++ code throw anything
+    except Exception:  # noqa: BLE001  a custom operator may make the C++ code throw anything
         inferred = onnx.ModelProto(graph=GraphProto(value_info=model.graph.value_info))
     types: dict[str, tuple[str, tuple[int | None, ...]]] = {}
     pending = [inferred.graph]

@@ -225,6 +225,18 @@ def _constant_of_shape(attributes: dict[str, Any], shape: Array) -> Array:
     return np.full(lengths, value.reshape(-1)[0], value.dtype)
 
 
+def _identity(_attributes: dict[str, Any], x: Array) -> Array:
+    return x
+
+
+def _cast(attributes: dict[str, Any], x: Array) -> Array:
+    return x.astype(helper.tensor_dtype_to_np_dtype(attributes["to"]))
+
+
+def _transpose(attributes: dict[str, Any], x: Array) -> Array:
+    return np.transpose(x, attributes.get("perm"))
+
+
 def _reshape(attributes: dict[str, Any], x: Array, shape: Array) -> Array:
     keep = not attributes.get("allowzero", 0)
     return x.reshape([x.shape[i] if n == 0 and keep else int(n) for i, n in enumerate(shape)])
@@ -243,11 +255,11 @@ def _unsqueeze(attributes: dict[str, Any], x: Array, axes: Array | None = None) 
 _FOLD: dict[str, Callable[..., Array]] = {
     "Constant": _constant,
     "ConstantOfShape": _constant_of_shape,
-    "Identity": lambda attributes, x: x,
-    "Cast": lambda attributes, x, to=None: x.astype(helper.tensor_dtype_to_np_dtype(attributes["to"])),
+    "Identity": _identity,
+    "Cast": _cast,
     "Reshape": _reshape,
     "Squeeze": _squeeze,
-    "Transpose": lambda attributes, x: np.transpose(x, attributes.get("perm")),
+    "Transpose": _transpose,
     "Unsqueeze": _unsqueeze,
 }  # fmt: skip
 

@@ -26,8 +26,8 @@ from onnx import TensorProto, helper, numpy_helper, parser
 
 from dwr_rewrite.errors import DwrError
 from dwr_rewrite.passes.onnx.float64 import Evaluation, Float64Evaluator
-from dwr_rewrite.verify import Rounding
 from dwr_rewrite.passes.onnx.widen import widen
+from dwr_rewrite.verify import Rounding
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -647,11 +647,11 @@ def test_a_matrix_product_moves_by_its_own_bound(op: str, attributes: dict, n: i
 
 def test_shapes_and_constants_do_not_move() -> None:
     """A length computed in floating point must stay the whole number that it is."""
-    text = f"""<ir_version: 8, opset_import: ["" : 17]>
-    g (float[2,6,5] x) => (float[a,b,c] y) {{
-      s = Shape (x) f = Cast <to = 1> (s) h = Constant <value = float[3] {{1, 0.5, 1}}> ()
-      p = Mul (f, h) q = Floor (p) t = Cast <to = 7> (q) z = Constant <value = int64[3] {{0, 0, 0}}> ()
-      y = Slice (x, z, t) }}"""
+    text = """<ir_version: 8, opset_import: ["" : 17]>
+    g (float[2,6,5] x) => (float[a,b,c] y) {
+      s = Shape (x) f = Cast <to = 1> (s) h = Constant <value = float[3] {1, 0.5, 1}> ()
+      p = Mul (f, h) q = Floor (p) t = Cast <to = 7> (q)
+      z = Constant <value = int64[3] {0, 0, 0}> () y = Slice (x, z, t) }"""
     model, feeds = parser.parse_model(text), {"x": normal(2, 6, 5)}
     for seed in range(8):
         moved_y = Float64Evaluator(model).run(feeds, np.random.default_rng(seed)).outputs["y"]

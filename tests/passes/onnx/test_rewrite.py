@@ -50,8 +50,8 @@ REJECTED = {
         "pointwise", "1x1 kernel",
     ),
     "qlinear": (
-        left_alone("y = QLinearConv <group = 8> (x, s, z, w, s, z, s, z)", w=filters(8, 1, 3, 3, dtype="i1"),
-                   s=np.float32(1), z=np.int8(0)),
+        left_alone("y = QLinearConv <group = 8> (x, s, z, w, s, z, s, z)",
+                   w=filters(8, 1, 3, 3, dtype="i1"), s=np.float32(1), z=np.int8(0)),
         "operator", "int8",
     ),
     "integer": (
@@ -59,7 +59,8 @@ REJECTED = {
         "operator", "int8",
     ),
     "deform": (
-        left_alone("y = DeformConv <group = 8> (x, w, o)", w=filters(8, 1, 3, 3), o=filters(1, 18, 7, 7)),
+        left_alone("y = DeformConv <group = 8> (x, w, o)",
+                   w=filters(8, 1, 3, 3), o=filters(1, 18, 7, 7)),
         "operator", "move with a second input",
     ),
     "nhwc": (
@@ -158,7 +159,8 @@ LOOP = f"""{HEADER}
 g (float[1,8,9,9] x) => (float[a,b,c,d] y)
 <int64 trips = {{3}}, bool go = {{1}}>
 {{
-  y = Loop (trips, go, x) <body = body (int64 i, bool c, float[1,8,9,9] s) => (bool k, float[1,8,9,9] t)
+  y = Loop (trips, go, x) <
+    body = body (int64 i, bool c, float[1,8,9,9] s) => (bool k, float[1,8,9,9] t)
     {{ k = Identity (c) t = Conv <group = 8, pads = [1,1,1,1]> (s, w) }}>
 }}"""
 IF = f"""{HEADER}
@@ -224,38 +226,48 @@ def test_bodies_and_functions(name, weights):
 
 
 def test_a_weight_passed_into_a_function_is_refused_with_a_reason():
-    text = FUNCTION.split("block (u)")[0] + "block (u, k) => (v) { v = Conv <group = 8> (u, k) }"
-    model = parse(text.replace("local.block (x)", "local.block (x, w)").replace("(a) }", "(a, w) }"))
+    text = (
+        FUNCTION.split("block (u)", maxsplit=1)[0]
+        + "block (u, k) => (v) { v = Conv <group = 8> (u, k) }"
+    )
+    model = parse(
+        text.replace("local.block (x)", "local.block (x, w)").replace("(a) }", "(a, w) }")
+    )
     model.graph.initializer.append(numpy_helper.from_array(W, "w"))
     _, (site,) = rewritten(model)
     assert site.reason.code == "runtime-weight"
 
 
 def test_a_group_that_is_a_function_attribute_is_refused_with_a_reason():
-    model = parse(FUNCTION.replace("group = 8", "group : int = @g").replace("block (u)", "block <g> (u)")
-                  .replace("block (x)", "block <g = 8> (x)").replace("block (a)", "block <g = 8> (a)"))  # fmt: skip
-    _, (site,) = rewritten(model)
+    text = FUNCTION.replace("group = 8", "group : int = @g").replace("block (u)", "block <g> (u)")
+    for name in "xa":
+        text = text.replace(f"block ({name})", f"block <g = 8> ({name})")
+    _, (site,) = rewritten(parse(text))
     assert site.reason.code == "function-attribute"
 
 
 def decorated() -> ModelProto:
     """A model with something at every place that a careless exporter drops."""
-    model = left_alone("a = custom.Keep (x) b = Conv <group = 8, pads = [1,1,1,1]> (x, w) y = Add (a, b)",
-                       w=filters(8, 1, 3, 3), unused=filters(3))  # fmt: skip
+    text = "a = custom.Keep (x) b = Conv <group = 8, pads = [1,1,1,1]> (x, w) y = Add (a, b)"
+    model = left_alone(text, w=filters(8, 1, 3, 3), unused=filters(3))
     model.doc_string, model.producer_name, model.domain, model.model_version = "doc", "me", "org", 7
     model.metadata_props.add(key="author", value="me")
     model.graph.doc_string = "graph doc"
     model.graph.metadata_props.add(key="k", value="v")
     model.graph.input[0].doc_string = "input doc"
     model.graph.initializer[0].doc_string = "weight doc"
-    model.graph.value_info.append(helper.make_tensor_value_info("b", TensorProto.FLOAT, [1, 8, 9, 9]))
+    model.graph.value_info.append(
+        helper.make_tensor_value_info("b", TensorProto.FLOAT, [1, 8, 9, 9])
+    )
     model.graph.quantization_annotation.add(tensor_name="b")
     custom, conv, _ = model.graph.node
     conv.name, conv.doc_string = "conv", "conv doc"
     conv.metadata_props.add(key="stack", value="model.py:12")
     custom.attribute.append(helper.make_attribute("blob", b"\xff\x00\xfe"))
     custom.attribute.append(helper.make_attribute("blobs", [b"\xff", b"ok"]))
-    custom.attribute.append(helper.make_attribute("tensors", [numpy_helper.from_array(filters(2))] * 2))
+    custom.attribute.append(
+        helper.make_attribute("tensors", [numpy_helper.from_array(filters(2))] * 2)
+    )
     return model
 
 
@@ -272,7 +284,9 @@ def test_everything_else_is_byte_for_byte_the_same():
     # With the node and its weight put back, nothing differs.
     result.graph.node[1].CopyFrom(model.graph.node[1])
     result.graph.initializer[0].CopyFrom(model.graph.initializer[0])
-    assert result.SerializeToString(deterministic=True) == model.SerializeToString(deterministic=True)
+    assert result.SerializeToString(deterministic=True) == model.SerializeToString(
+        deterministic=True
+    )
 
 
 MODELS = {
@@ -309,7 +323,9 @@ def test_restore_gives_the_depthwise_model_back(name, weights):
     stored_weight = {t.name for t in model.graph.initializer} & {"w", "depthwise.weight", "w9"}
     chained = {"identity", "cast", "reshape", "transpose", "squeeze"}
     if weights == "linked" or (stored_weight and name not in chained):
-        assert result.SerializeToString(deterministic=True) == model.SerializeToString(deterministic=True)
+        assert result.SerializeToString(deterministic=True) == model.SerializeToString(
+            deterministic=True
+        )
         return
     onnx.checker.check_model(result, full_check=True)
     (conv,) = (n for n in result.graph.node if "Conv" in n.op_type)

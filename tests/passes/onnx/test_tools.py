@@ -110,7 +110,9 @@ def test_shufflenet_from_the_onnx_package(tmp_path):
     assert back.report.verification.verdict == "passed"
 
 
-@pytest.mark.skipif(not SHARED_MODEL.exists(), reason="the shared models are not beside the checkout")
+@pytest.mark.skipif(
+    not SHARED_MODEL.exists(), reason="the shared models are not beside the checkout"
+)
 @pytest.mark.parametrize("options", [
     dict(freeze_weights=True),
     dict(freeze_weights=True, policy="dense"),
@@ -140,6 +142,6 @@ def test_networks_as_torch_exports_them(name, exporter, exported, tmp_path):
     assert len(report.changed) == models.zoo.ZOO[name].depthwise
     assert report.verification.verdict == "passed"
     assert {case.engine for case in report.verification.cases} == {"float64", "onnxruntime CPU"}
-    twice = onnx_rewrite(tmp_path / "fast.onnx", check=False)
+    twice = onnx_rewrite(tmp_path / "fast.onnx", verify=False)
     assert twice.report.changed == []
     assert twice.model == result.model

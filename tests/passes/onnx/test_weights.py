@@ -21,11 +21,11 @@ HEADER = '<ir_version: 8, opset_import: ["" : 17, "com.microsoft" : 1]>\n'
 W = np.random.default_rng(1).standard_normal((8, 1, 3, 3)).astype("f4")
 
 
-def graph(body: str, weight: np.ndarray | None = W, name: str = "w", inputs: str = "") -> ModelProto:
+def graph(
+    body: str, weight: np.ndarray | None = W, name: str = "w", inputs: str = ""
+) -> ModelProto:
     """A model from "x" to "y" around the text of some nodes, with ``weight`` as an initializer."""
-    model = parse(
-        f"{HEADER}g (float[1,8,7,6] x{inputs}) => (float[N,M,H,K] y) {{ {body} }}"
-    )
+    model = parse(f"{HEADER}g (float[1,8,7,6] x{inputs}) => (float[N,M,H,K] y) {{ {body} }}")
     if weight is not None:
         model.graph.initializer.append(numpy_helper.from_array(weight, name))
     return model
@@ -44,7 +44,8 @@ SOURCES = {
     "constant": constant_model(W, value=numpy_helper.from_array(W)),
     "value-floats": graph(
         "v = Constant <value_floats = [" + ",".join(repr(float(v)) for v in FLAT) + "]> ()"
-        "s = Constant <value_ints = [8, 1, 3, 3]> () w = Reshape (v, s) y = Conv <group = 8> (x, w)",
+        "s = Constant <value_ints = [8, 1, 3, 3]> () w = Reshape (v, s) "
+        "y = Conv <group = 8> (x, w)",
         None,
     ),
     "identity": graph("i = Identity (w) y = Conv <group = 8> (x, i)"),
@@ -127,9 +128,7 @@ def test_a_shared_weight_is_packed_once():
     assert_equal(model, result, feeds_for(model), depth=2)
 
 
-@pytest.mark.parametrize(
-    ("reader", "extra"), [("z = Relu (w)", "z"), ("z = Identity (x)", "w")]
-)
+@pytest.mark.parametrize(("reader", "extra"), [("z = Relu (w)", "z"), ("z = Identity (x)", "w")])
 def test_the_compact_weight_stays_while_somebody_reads_it(reader, extra):
     model = graph(f"{SHARED} {reader}")
     model.graph.output.append(helper.make_tensor_value_info(extra, TensorProto.FLOAT, [*"abcd"]))
@@ -227,7 +226,10 @@ def test_quantized_weights_are_packed_as_integers(case, weights):
     assert (site.form, site.weights) == ("blocks:4", "precomputed")
     stored = {tensor.name: tensor for tensor in result.graph.initializer}
     assert stored["q_dwr4"].data_type == model.graph.initializer[0].data_type
-    assert [node.op_type for node in result.graph.node] == ["DequantizeLinear", model.graph.node[1].op_type]
+    assert [node.op_type for node in result.graph.node] == [
+        "DequantizeLinear",
+        model.graph.node[1].op_type,
+    ]
     # Dequantized, the off-diagonal is exactly zero: then the models agree without optimization.
     feeds = feeds_for(model)
     before, after = (run(m, feeds, optimize=False)["y"] for m in (model, result))
