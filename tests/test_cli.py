@@ -177,7 +177,7 @@ MISTAKES = {
     "output is a device": (lambda d: [d / "model.onnx", "-o", "/dev/null"], "not a regular file"),
     "unknown option": (lambda d: [d / "model.onnx", "--fast"], "--fast"),
     "policy": (given("--policy", "best"), "policy 'best'"),
-    "weights": (given("--weights", "x"), "'--weights': 'x' is not one of"),
+    "weights": (given("--weights", "x"), "'x' is not one of 'precomputed', 'linked'"),
     "growth": (given("--max-growth", "lots"), "'lots'"),
     "regex": (given("--include", "["), "--include '['"),
     "seed": (given("--seed", "x"), "--seed"),
