@@ -97,7 +97,7 @@ def ratio(ours: Sequence[Sample], theirs: Sequence[Sample]) -> Interval:
 def exponent(runs: Mapping[int, Sequence[Sample]]) -> Interval:
     """Slope of the time above that of size 1 against the size, both logarithmic.
 
-    It is processor time: the start-up is subtracted, and waiting for other work would hide the rest.
+    It is processor time: waiting for other work would drown what is left without the start-up.
     """
     sizes = np.log([size for size in runs if size > 1])
     weights = (sizes - sizes.mean()) / np.square(sizes - sizes.mean()).sum()

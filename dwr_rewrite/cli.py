@@ -21,7 +21,6 @@ from dwr_rewrite.errors import DwrError, NotEquivalentError
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-    from dwr_rewrite.passes.onnx.api import Rewrite
     from dwr_rewrite.passes.onnx.check import Progress, Settings
     from dwr_rewrite.report import Report
 
@@ -143,29 +142,32 @@ def rewrite(
         raise DwrError("name the file to write with -o OUTPUT, or look first with --dry-run")
     if output == "-" and json_:
         raise DwrError("--json and -o - both want standard output; use --report FILE.json")
+    from dwr_rewrite.passes.onnx import files, serialize
     from dwr_rewrite.passes.onnx.api import Run
-    from dwr_rewrite.passes.onnx.files import check_target
     from dwr_rewrite.passes.onnx.rewrite import Options
 
     options = Options(policy, weights, freeze_weights, include or (), exclude or (),
                       parse_size(max_growth), restore)  # fmt: skip
     if report is not None:
-        check_target(report)
-    proto, path = _read(model)
+        files.check_target(report)
+    source = files.read_stream(sys.stdin.buffer) if model == "-" else files.read(Path(model))
     target = None if dry_run or output == "-" else Path(output or "")
     with tempfile.TemporaryDirectory(prefix="dwr-") as folder, _progress() as progress:
         settings = None
         if not (no_verify or dry_run):
-            settings = _settings(proto, inputs or [], shapes or [], Path(folder), seed, timeout)
+            settings = _settings(
+                source.model, inputs or [], shapes or [], Path(folder), seed, timeout
+            )
         run = Run(options, settings, save_external_data, progress)
         try:
-            result = run(proto, model, target, path)
+            result = run(source, target)
         except NotEquivalentError as error:
             if report is not None and error.report is not None:
                 _write_report(report, error.report)
             raise
     if output == "-" and not dry_run:
-        _write_standard_output(result)
+        serialize.write(result.model, sys.stdout.buffer)
+        sys.stdout.buffer.flush()
     if report is not None:
         _write_report(report, result.report)
     _print(result.report, json_, verbose, to_stderr=output == "-")
@@ -183,17 +185,6 @@ def parse_size(text: str) -> int:
     return int(match[1]) << {"": 0, "K": 10, "M": 20, "G": 30}[match[2].upper()]
 
 
-def _read(source: str) -> tuple[ModelProto, Path | None]:
-    from dwr_rewrite.passes.onnx import files
-
-    if source != "-":
-        return files.read(Path(source)), Path(source)
-    model = files.parse(sys.stdin.buffer.read(), "standard input")
-    if files.uses_external_data(model):
-        raise DwrError("the model on standard input keeps tensors in other files; give its path")
-    return model, None
-
-
 def _settings(
     model: ModelProto, inputs: list[str], shapes: list[str], folder: Path, seed: int, timeout: float
 ) -> Settings:
@@ -202,17 +193,6 @@ def _settings(
     stored = {tensor.name for tensor in model.graph.initializer}
     names = [value.name for value in model.graph.input if value.name not in stored]
     return Settings(parse_inputs(inputs, names, folder), parse_shapes(shapes, names), seed, timeout)
-
-
-def _write_standard_output(result: Rewrite) -> None:
-    try:
-        content = result.model.SerializeToString()
-    except ValueError:
-        raise DwrError(
-            "the result is past 2 GiB, which one stream cannot hold; use -o FILE"
-        ) from None
-    sys.stdout.buffer.write(content)
-    sys.stdout.buffer.flush()
 
 
 def _write_report(path: Path, report: Report) -> None:

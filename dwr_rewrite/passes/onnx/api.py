@@ -91,11 +91,11 @@ def onnx_rewrite(
         )
         run = Run(options, settings if verify else None, save_external_data)
         if isinstance(model, ModelProto):
-            copy = ModelProto()
-            copy.CopyFrom(model)
-            return run(copy, "a model in memory", None if output is None else Path(output))
-        path = Path(model)
-        return run(files.read(path), str(path), None if output is None else Path(output), path)
+            source = files.Source(ModelProto(), "a model in memory")
+            source.model.CopyFrom(model)
+        else:
+            source = files.read(Path(model))
+        return run(source, None if output is None else Path(output))
 
 
 def restore(
@@ -134,38 +134,35 @@ class Run:
     external: bool = False
     progress: check.Progress = lambda done, total, what: None
 
-    def __call__(
-        self, model: ModelProto, source: str, output: Path | None, path: Path | None = None
-    ) -> Rewrite:
-        """Rewrites ``model`` in place, checks it, and writes it to ``output`` if one is given.
-
-        Args:
-            model: a model that may be changed.
-            source: what it is called in the report.
-            output: the file to write.
-            path: the file that ``model`` was read from, if it was.
+    def __call__(self, source: files.Source, output: Path | None) -> Rewrite:
+        """Rewrites a model in place, checks it, and writes it to ``output`` if one is given.
 
         Raises:
             NotEquivalentError: not shown to be equal.
             DwrError: bad usage or bad input.
         """
-        _guard_input(model, output, path)
+        _guard_input(source, output)
+        try:
+            return self._run(source, output)
+        except UnicodeDecodeError as error:  # protobuf decodes a name only when it is read
+            raise DwrError(f"{source.name}: is damaged: a name in it is no text") from error
+
+    def _run(self, source: files.Source, output: Path | None) -> Rewrite:
+        model = source.model
         with ExitStack() as stack:
             scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="dwr-")))
-            reference = path
+            before, reference = _totals(model, source.size()), source.path
             if self.settings and reference is None:
                 reference = _stage(scratch / "original.onnx", model, stack, self.external).path
-            before = _totals(model, files_size(path, model))
             sites = rewrite(model, self.options)
-            target = output or scratch / "rewritten.onnx"
-            report = self._report(source, output, sites, before, before)
-            if output is None and not (self.settings and report.changed):
-                after = _totals(model, files.tensor_bytes(model))
-                return Rewrite(model, replace(report, after=after))
-            staged = _stage(target, model, stack, self.external)
+            after = _totals(model, files.tensor_bytes(model))
+            report = self._report(source.name, output, sites, before, after)
+            checked = self.settings and (report.changed or self.options.freeze_weights)
+            if output is None and not checked:
+                return Rewrite(model, report)
+            staged = _stage(output or scratch / "rewritten.onnx", model, stack, self.external)
             report = replace(report, after=_totals(model, staged.size()))
-            if self.settings and (report.changed or self.options.freeze_weights):
-                assert reference is not None
+            if checked and reference is not None:
                 report = self._checked(report, reference, staged)
             if output is not None:
                 staged.commit()
@@ -219,29 +216,19 @@ def _stage(target: Path, model: ModelProto, stack: ExitStack, external: bool) ->
     return staged
 
 
-def _guard_input(model: ModelProto, output: Path | None, path: Path | None) -> None:
+def _guard_input(source: files.Source, output: Path | None) -> None:
     """No file of the input is overwritten, whatever links lead to it."""
-    if output is None or path is None:
+    if output is None:
         return
     target = output.resolve()
-    written = {target, target.with_name(f"{target.name}.data")}
-    for file in (path.resolve(), *files.external_files(model, path)):
-        if file in written or any(
-            w.exists() and file.exists() and w.samefile(file) for w in written
-        ):
-            raise DwrError(
-                f"{output}: would overwrite {file}, which belongs to the input; name another file"
-            )
+    for written in (target, target.with_name(f"{target.name}.data")):
+        for file in source.files:
+            if written == file or (written.exists() and written.samefile(file)):
+                raise DwrError(
+                    f"{output}: would overwrite {file}, which belongs to the input; name another "
+                    f"file"
+                )
 
 
 def _totals(model: ModelProto, size: int) -> Totals:
     return Totals(files.count_nodes(model), files.count_parameters(model), size)
-
-
-def files_size(path: Path | None, model: ModelProto) -> int:
-    """Bytes of the input on disk, or of its tensors when it came from memory."""
-    if path is None:
-        return files.tensor_bytes(model)
-    return path.stat().st_size + sum(
-        f.stat().st_size for f in files.external_files(model, path) if f.exists()
-    )

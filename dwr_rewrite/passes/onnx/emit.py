@@ -139,7 +139,7 @@ class Emitter:
             if slot is not None and was_initializer:
                 edit.slots.setdefault(slot, name)
             return
-        node = helper.make_node("Constant", [], [name], value=fill(TensorProto(), "", make()))
+        node = helper.make_node("Constant", [], [name], value=fill(TensorProto(), "", make))
         stamp(node, role="packed")
         edit.before.setdefault(0, []).append(node)
 
@@ -296,9 +296,9 @@ def _apply_tensors(graph: GraphProto, edit: Edit, listed_as_inputs: bool) -> Non
     for tensor in graph.initializer:
         name = edit.slots.get(tensor.name)
         if name is not None and tensor.name in edit.dropped:
-            fill(tensor, name, pending.pop(name)())
+            fill(tensor, name, pending.pop(name))
     for name, make in pending.items():
-        fill(graph.initializer.add(), name, make())
+        fill(graph.initializer.add(), name, make)
     _remove_named(graph.initializer, edit.dropped)
     _remove_named(graph.value_info, edit.dropped)
     if listed_as_inputs:
@@ -316,13 +316,16 @@ def _remove_named(entries: Any, names: set[str]) -> None:
         del entries[index]
 
 
-def fill(tensor: TensorProto, name: str, array: Array) -> TensorProto:
+def fill(tensor: TensorProto, name: str, make: Callable[[], Array]) -> TensorProto:
     """Gives a TensorProto a new name and content; its doc string and metadata stay."""
-    for data in ("dims", "data_type", "float_data", "int32_data", "string_data", "int64_data",
-                 "double_data", "uint64_data", "raw_data", "external_data", "data_location",
-                 "segment"):  # fmt: skip
+    array = make()  # before anything is cleared: it may be made from this very tensor
+    for data in ("float_data", "int32_data", "string_data", "int64_data", "double_data",
+                 "uint64_data", "external_data", "data_location", "segment"):  # fmt: skip
         tensor.ClearField(data)
-    tensor.MergeFrom(numpy_helper.from_array(np.ascontiguousarray(array), name))
+    tensor.name = name
+    tensor.dims[:] = array.shape
+    tensor.data_type = helper.np_dtype_to_tensor_dtype(array.dtype)
+    tensor.raw_data = array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes()
     return tensor
 
 

@@ -6,15 +6,18 @@ import os
 import shutil
 import tempfile
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from math import prod
 from pathlib import Path
+from typing import BinaryIO
 
 import onnx
 from google.protobuf.message import DecodeError, Message
 from onnx import ModelProto, TensorProto, external_data_helper, helper
 
 from dwr_rewrite.errors import DwrError
+from dwr_rewrite.passes.onnx import serialize
 
 PROTOBUF_LIMIT = (1 << 31) - 1
 """Bytes that one protobuf file may have."""
@@ -23,27 +26,67 @@ MARGIN = 1 << 24
 """Kept free below the limit for nodes and names when the size is estimated from tensors."""
 
 
-def read(path: Path) -> ModelProto:
+@dataclass(frozen=True)
+class Source:
+    """A model that was read.
+
+    Attributes:
+        model: with all its tensors in memory.
+        name: what to call it in messages.
+        path: its file; None when it came through a stream or from memory.
+        files: its file and those that its external data lies in.
+    """
+
+    model: ModelProto
+    name: str
+    path: Path | None = None
+    files: frozenset[Path] = frozenset()
+
+    def size(self) -> int:
+        """Bytes of its files, or of its tensors where it has none."""
+        if not self.files:
+            return tensor_bytes(self.model)
+        return sum(file.stat().st_size for file in self.files)
+
+
+def read(path: Path) -> Source:
     """Loads a model with its external data.
 
     Raises:
         DwrError: the file is missing, not readable, not an ONNX model, or its external data is.
     """
     try:
-        content = path.read_bytes()
+        model = parse(path.read_bytes(), str(path))
     except FileNotFoundError:
         raise DwrError(f"{path}: no such file") from None
     except IsADirectoryError:
         raise DwrError(f"{path}: is a directory; give the .onnx file in it") from None
     except OSError as error:
-        raise DwrError(f"{path}: cannot be read: {error.strerror}") from None
-    model = parse(content, str(path))
-    del content
-    try:
+        raise DwrError(f"{path}: cannot be read: {_why(error)}") from None
+    locations = {
+        entry.value
+        for tensor in _tensors(model)
+        for entry in tensor.external_data
+        if entry.key == "location"
+    }
+    try:  # it takes the locations out of the model
         external_data_helper.load_external_data_for_model(model, str(path.parent))
     except Exception as error:
         raise DwrError(f"{path}: its external data cannot be read: {_first_line(error)}") from error
-    return model
+    files = {path, *(path.parent / location for location in locations)}
+    return Source(model, str(path), path, frozenset(file.resolve() for file in files))
+
+
+def read_stream(stream: BinaryIO) -> Source:
+    """A model from a stream, which can have no external data.
+
+    Raises:
+        DwrError: it is no ONNX model, or keeps tensors in other files.
+    """
+    model = parse(stream.read(), "standard input")
+    if any(external_data_helper.uses_external_data(tensor) for tensor in _tensors(model)):
+        raise DwrError("the model on standard input keeps tensors in other files; give its path")
+    return Source(model, "standard input")
 
 
 def parse(content: bytes, source: str) -> ModelProto:
@@ -61,22 +104,6 @@ def parse(content: bytes, source: str) -> ModelProto:
     if not model.ir_version or not (model.graph.node or model.graph.input or model.graph.output):
         raise DwrError(f"{source}: is not an ONNX model: it has no graph")
     return model
-
-
-def external_files(model: ModelProto, path: Path) -> set[Path]:
-    """The files that a model on disk keeps tensors in."""
-    locations = {
-        entry.value
-        for tensor in _tensors(model)
-        for entry in tensor.external_data
-        if entry.key == "location"
-    }
-    return {(path.parent / location).resolve() for location in locations}
-
-
-def uses_external_data(model: ModelProto) -> bool:
-    """Whether a tensor's data lies in another file."""
-    return any(external_data_helper.uses_external_data(tensor) for tensor in _tensors(model))
 
 
 def _tensors(model: ModelProto) -> Iterator[TensorProto]:
@@ -113,9 +140,16 @@ def count_nodes(model: ModelProto) -> int:
 
 
 def _itemsize(tensor: TensorProto) -> int:
-    if tensor.data_type == TensorProto.STRING:
+    """Bytes of one element; 0 for text, and for a type that this onnx does not know."""
+    try:
+        dtype = helper.tensor_dtype_to_np_dtype(tensor.data_type)
+    except KeyError:
         return 0
-    return helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+    return 0 if tensor.data_type == TensorProto.STRING else dtype.itemsize
+
+
+def _why(error: OSError) -> str:
+    return error.strerror or _first_line(error)
 
 
 def _first_line(error: BaseException) -> str:
@@ -136,27 +170,23 @@ class Staged:
         self.target = target
 
     def write(self, model: ModelProto, external: bool) -> None:
-        """Writes and syncs the model, and its tensors to ``<name>.data`` if ``external``.
+        """Writes and syncs the model, and its large tensors to ``<name>.data`` if ``external``.
 
         Raises:
-            DwrError: the disk refuses.
+            DwrError: the disk refuses, or the model does not fit into one file.
         """
+        data = self.path.with_name(f"{self.target.name}.data")
         try:
-            if external:
-                copy = ModelProto()
-                copy.CopyFrom(model)
-                onnx.save_model(
-                    copy,
-                    str(self.path),
-                    save_as_external_data=True,
-                    location=f"{self.target.name}.data",
-                )
-            else:
-                self.path.write_bytes(model.SerializeToString())
+            with ExitStack() as stack:
+                tensors = stack.enter_context(data.open("wb")) if external else None
+                size = serialize.write(model, stack.enter_context(self.path.open("wb")), tensors)
             for file in self.path.parent.iterdir():
                 _sync(file)
         except OSError as error:
-            raise DwrError(f"{self.target}: cannot be written: {error.strerror}") from None
+            raise DwrError(f"{self.target}: cannot be written: {_why(error)}") from None
+        if size > PROTOBUF_LIMIT:
+            raise DwrError(f"{self.target}: would have {size} bytes, more than the 2 GiB of one "
+                           f"file; use --save-external-data")  # fmt: skip
 
     def size(self) -> int:
         """Bytes of the staged files."""
@@ -175,7 +205,7 @@ class Staged:
             self.path.replace(self.target)
             _sync(self.target.parent)
         except OSError as error:
-            raise DwrError(f"{self.target}: cannot be written: {error.strerror}") from None
+            raise DwrError(f"{self.target}: cannot be written: {_why(error)}") from None
 
 
 def write_text(path: Path, text: str) -> None:
@@ -188,7 +218,7 @@ def write_text(path: Path, text: str) -> None:
         try:
             staged.path.write_text(text)
         except OSError as error:
-            raise DwrError(f"{path}: cannot be written: {error.strerror}") from None
+            raise DwrError(f"{path}: cannot be written: {_why(error)}") from None
         staged.commit()
 
 
@@ -229,7 +259,7 @@ def staging(target: Path) -> Generator[Staged]:
     try:
         folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     except OSError as error:
-        raise DwrError(f"{target}: cannot be written: {error.strerror}") from None
+        raise DwrError(f"{target}: cannot be written: {_why(error)}") from None
     try:
         yield Staged(folder, target)
     finally:

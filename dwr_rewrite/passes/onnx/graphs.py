@@ -7,6 +7,7 @@ through it: a changed node is changed in the ModelProto, and all else stays byte
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -47,7 +48,11 @@ class Scope:
     positions: dict[int, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Indexes what is looked up by name or node."""
+        """Indexes what is looked up by name or node; refuses names that are no text."""
+        for node in self.proto.node:
+            names = (node.name, node.op_type, node.domain, *node.input, *node.output)
+            if any(isinstance(name, bytes) for name in names):  # protobuf could not decode it
+                raise DwrError(f"the model is damaged: a name in {self.path or 'it'} is no text")
         self.positions = {id(node): index for index, node in enumerate(self.view.nodes)}
         if isinstance(self.proto, GraphProto):
             self.initializers = {tensor.name: tensor for tensor in self.proto.initializer}
@@ -154,6 +159,18 @@ def quiet() -> Generator[None]:
         yield
     finally:
         G_LOGGER.severity = severity
+
+
+@contextmanager
+def collector_paused() -> Generator[None]:
+    """Stops the garbage collector, which else walks millions of live objects again and again."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 @contextmanager

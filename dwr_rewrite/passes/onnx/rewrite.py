@@ -14,7 +14,14 @@ from onnx import ModelProto
 from dwr_rewrite import cost
 from dwr_rewrite.errors import DwrError, Rejection
 from dwr_rewrite.passes.onnx.emit import LINKED_SINCE_OPSET, Emitter
-from dwr_rewrite.passes.onnx.graphs import OVERRIDABLE_SINCE_IR, Scope, opset, quiet, scopes
+from dwr_rewrite.passes.onnx.graphs import (
+    OVERRIDABLE_SINCE_IR,
+    Scope,
+    collector_paused,
+    opset,
+    quiet,
+    scopes,
+)
 from dwr_rewrite.passes.onnx.match import Context, Left, Match, Selection, match
 from dwr_rewrite.passes.onnx.restore import restore
 from dwr_rewrite.passes.onnx.types import infer
@@ -61,7 +68,7 @@ def rewrite(model: ModelProto, options: Options) -> list[SiteReport]:
         _patterns("include", options.include), _patterns("exclude", options.exclude)
     )
     _check_versions(model)
-    with quiet():
+    with quiet(), collector_paused():
         found = scopes(model)
         if options.restore:
             return _restore(model, found, selection)

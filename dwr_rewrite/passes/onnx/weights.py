@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from math import prod
 from typing import Any
 
@@ -283,6 +284,7 @@ def to_array(tensor: TensorProto) -> Array:
         ) from error
 
 
+@cache
 def dtype_name(data_type: int) -> str:
     """``TensorProto.FLOAT`` -> ``float32``."""
     try:
