@@ -292,13 +292,11 @@ def apply(model: ModelProto, scope: Scope, edit: Edit) -> None:
 
 
 def _apply_tensors(graph: GraphProto, edit: Edit, listed_as_inputs: bool) -> None:
-    pending = dict(edit.tensors)
-    for tensor in graph.initializer:
-        name = edit.slots.get(tensor.name)
-        if name is not None and tensor.name in edit.dropped:
-            fill(tensor, name, pending.pop(name))
-    for name, make in pending.items():
-        fill(graph.initializer.add(), name, make)
+    places = {t.name: t for t in graph.initializer if t.name in edit.dropped}
+    taken = {name: places[slot] for slot, name in edit.slots.items() if slot in places}
+    # Last, as filling a place destroys the compact weight that another form may be made from.
+    for name, make in sorted(edit.tensors.items(), key=lambda item: item[0] in taken):
+        fill(taken[name] if name in taken else graph.initializer.add(), name, make)
     _remove_named(graph.initializer, edit.dropped)
     _remove_named(graph.value_info, edit.dropped)
     if listed_as_inputs:

@@ -55,7 +55,7 @@ class Check:
         given = {n: np.load(file, allow_pickle=False) for n, file in self.job["inputs"].items()}
         shapes = {name: tuple(shape) for name, shape in self.job["shapes"].items()}
         self.inputs = Inputs(self.original, shapes, given)
-        failure = self.validity()
+        failure = self.validity() or self.outputs_differ()
         if failure:
             return [failed("onnx.checker", "checker", failure)]
         self.sessions: list[Session] = []
@@ -66,7 +66,7 @@ class Check:
             except Exception as error:  # noqa: BLE001  onnxruntime raises many types
                 if self.sessions:
                     return [failed("loading", ENGINE, f"onnxruntime refuses it: {line(error)}")]
-                self.notes.append(f"onnxruntime cannot run the original: {line(error)}")
+                self.note(f"onnxruntime cannot run the original: {line(error)}")
                 break
         self.types = {site["output"]: site["dtype"] for site in self.job["sites"]}
         self.rounding = Rounding.of(self.types.values())
@@ -80,6 +80,11 @@ class Check:
         print(json.dumps({"done": self.steps, "total": total, "what": what}), flush=True)
         self.steps += 1
 
+    def note(self, text: str) -> None:
+        """Adds a note, once."""
+        if text not in self.notes:
+            self.notes.append(text)
+
     def validity(self) -> str:
         """Why the rewritten model is invalid although the original is not; empty otherwise."""
         for what, key in (("original", "reference"), ("rewritten", "candidate")):
@@ -88,16 +93,21 @@ class Check:
             except Exception as error:  # noqa: BLE001  checker, inference and protobuf errors
                 if what == "rewritten":
                     return f"onnx.checker refuses it: {line(error)}"
-                self.notes.append(f"onnx.checker refuses the original: {line(error)}")
+                self.note(f"onnx.checker refuses the original: {line(error)}")
                 return ""
         return ""
+
+    def outputs_differ(self) -> str:
+        """How the outputs' names differ, which nothing in the pass may change."""
+        before, after = ([o.name for o in m.graph.output] for m in (self.original, self.rewritten))
+        return "" if before == after else f"outputs {before} became {after}"
 
     def evaluator(self, model: ModelProto, sites: Collection[str]) -> Float64Evaluator | None:
         """The float64 evaluation of a model, or None with a note."""
         try:
             return Float64Evaluator(model, self.rounding, sites)
         except Exception as error:  # noqa: BLE001  whatever an unknown operator makes onnx.reference raise
-            self.notes.append(f"no float64 evaluation: {line(error)}")
+            self.note(f"no float64 evaluation: {line(error)}")
             return None
 
     def cases(self) -> Iterator[Case]:
@@ -108,7 +118,7 @@ class Check:
             began = time.monotonic()
             if count and began - self.started + longest > self.job["budget"]:
                 left = ", ".join(self.names[count:])
-                self.notes.append(f"out of time before these inputs were compared: {left}")
+                self.note(f"out of time before these inputs were compared: {left}")
                 return
             self.step(f"running the input {name!r}")
             feeds = self.inputs.feeds(name, shapes, self.rng)
@@ -127,16 +137,20 @@ class Check:
             yield Case(name, "float64", skipped=overflow)
             return
         if truth and self.double and (with_double or not self.sessions):
-            rewritten = self.evaluate(self.double, feeds)
-            if rewritten:
-                yield Case(name, "float64", self.in_double(truth, rewritten, moved))
+            algebra = self.evaluate(self.double, feeds)
+            if algebra:
+                yield Case(name, "float64", self.in_double(truth, algebra, moved))
         if not self.sessions:
             return
-        results = [session(feeds) for session in self.sessions]
-        before, after = results
-        if before.keys() != after.keys():
-            yield failed(name, ENGINE, f"outputs {list(before)} became {list(after)}")
+        original, rewritten = self.sessions
+        before = original(feeds)
+        try:
+            after = rewritten(feeds)
+        except Exception as error:  # noqa: BLE001  onnxruntime raises many types
+            yield failed(name, ENGINE, f"the rewritten model does not run: {line(error)}")
             return
+        if untold := [repr(output) for output in original.names if output not in before]:
+            self.note(f"outputs that are no tensors were not compared: {', '.join(untold)}")
         exact, slack = (truth.outputs, 0.0) if truth else (before, self.blind_slack())
         yield Case(name, ENGINE, tuple(
             compare(key, before[key], after[key], exact[key], moved.get(key, 0.0), slack)
@@ -150,25 +164,24 @@ class Check:
         try:
             result = evaluator.run(feeds)
         except Exception as error:  # noqa: BLE001  an operator that nothing evaluates in float64
-            self.notes.append(f"no float64 evaluation: {line(error)}")
+            self.note(f"no float64 evaluation: {line(error)}")
             self.truth = self.double = None
             return None
         if result.single_precision:
             operators = ", ".join(result.single_precision)
-            note = f"evaluated in float32 for want of a float64 kernel: {operators}"
-            if note not in self.notes:
-                self.notes.append(note)
+            self.note(f"evaluated in float32 for want of a float64 kernel: {operators}")
         return result
 
     def movements(self, truth: Evaluation | None, feeds: Arrays) -> dict[str, float]:
         """How far rounding moves each output; a second sample where an output is small."""
         if truth is None or self.truth is None:
             return {}
-        samples = 1 if all(a.size >= 64 for a in truth.outputs.values()) else 2
+        exact = tensors(truth.outputs)
+        samples = 1 if all(array.size >= 64 for array in exact.values()) else 2
         moved = [self.truth.run(feeds, perturb=self.rng).outputs for _ in range(samples)]
         return {
-            key: movement(exact, [outputs[key] for outputs in moved])
-            for key, exact in truth.outputs.items()
+            key: movement(array, [outputs[key] for outputs in moved])
+            for key, array in exact.items()
         }
 
     def overflow(self, truth: Evaluation | None) -> str:
@@ -191,7 +204,7 @@ class Check:
         slack = count_nodes(self.original) * (UNIT_ROUNDOFF["float32"] if mixed else DOUBLE)
         return tuple(
             compare(key, exact, rewritten.outputs[key], exact, moved[key] * ratio, slack)
-            for key, exact in truth.outputs.items()
+            for key, exact in tensors(truth.outputs).items()
         )
 
     def blind_slack(self) -> float:
@@ -238,10 +251,15 @@ class Session:
     def __call__(self, feeds: Arrays) -> Arrays:
         """The outputs that are tensors, by name."""
         results = self.session.run(self.names, feeds)
-        return {k: v for k, v in zip(self.names, results, strict=True) if isinstance(v, np.ndarray)}
+        return tensors(dict(zip(self.names, results, strict=True)))
 
 
 ENGINE = "onnxruntime CPU"
+
+
+def tensors(outputs: Mapping[str, Any]) -> Arrays:
+    """The outputs that are no sequences or maps."""
+    return {name: value for name, value in outputs.items() if isinstance(value, np.ndarray)}
 
 
 def failed(name: str, engine: str, reason: str) -> Case:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
-import os
 
 import numpy as np
 import onnx
@@ -56,8 +56,8 @@ def test_external_data_is_read_back(name, tmp_path):
     assert [t.name for t in raw.graph.initializer if t.external_data] == large
     for entry in (e for t in raw.graph.initializer for e in t.external_data if e.key == "offset"):
         assert int(entry.value) % serialize.ALIGNMENT == 0
-    arrays = lambda m: [numpy_helper.to_array(t).tobytes() for t in m.graph.initializer]
-    assert arrays(stored) == arrays(model)
+    for one, other in zip(stored.graph.initializer, model.graph.initializer, strict=True):
+        assert numpy_helper.to_array(one).tobytes() == numpy_helper.to_array(other).tobytes()
 
 
 def external_model(folder, location):
@@ -73,7 +73,7 @@ def test_the_inputs_own_data_file_is_never_overwritten(tmp_path):
     before = (tmp_path / "b.onnx.data").read_bytes()
     with pytest.raises(DwrError, match=r"would overwrite .*b\.onnx\.data, which belongs to the"):
         onnx_rewrite(path, tmp_path / "b.onnx", verify=False, save_external_data=True)
-    os.link(tmp_path / "b.onnx.data", tmp_path / "c.onnx")
+    (tmp_path / "c.onnx").symlink_to(tmp_path / "b.onnx.data")
     with pytest.raises(DwrError, match="which belongs to the input"):
         onnx_rewrite(path, tmp_path / "c.onnx", verify=False)
     assert (tmp_path / "b.onnx.data").read_bytes() == before
@@ -124,7 +124,6 @@ def test_random_bytes_are_refused_or_read_but_never_crash():
         damaged = bytearray(content)
         for position in rng.integers(0, len(damaged), 4):
             damaged[position] = rng.integers(0, 256)
-        try:
-            onnx_rewrite(files.parse(bytes(damaged), "x"), verify=False, policy="dense")
-        except DwrError as error:
-            assert str(error)
+        with contextlib.suppress(DwrError):
+            result = onnx_rewrite(files.parse(bytes(damaged), "x"), verify=False, policy="dense")
+            assert result.model.ByteSize() > 0
