@@ -25,12 +25,9 @@ def show(report: Report, console: Console, verbose: bool = False) -> None:
     console.print()
     console.print(_totals(report))
     console.print()
-    for line in _lines(report):
-        console.print(line, soft_wrap=True, highlight=False)
-    if verbose:
-        console.print()
-        for site in report.sites:
-            console.print(_site(site), soft_wrap=True, highlight=False)
+    lines = [*_lines(report), *(["", *map(_site, report.sites)] if verbose else [])]
+    for line in lines:  # a line stays one where a program reads it
+        console.print(line, soft_wrap=not console.is_terminal, highlight=False)
 
 
 def _totals(report: Report) -> Table:
@@ -48,6 +45,11 @@ def _totals(report: Report) -> Table:
     table.add_row("size", format_bytes(before.bytes), format_bytes(after.bytes))
     if report.macs(False) is not None:
         table.add_row("MACs of these sites", _count(report.macs(False)), _count(report.macs(True)))
+    worst = report.verification and report.verification.worst
+    if worst:
+        _, found = worst
+        table.add_row("largest error", f"{found.original:.2g}", f"{found.rewritten:.2g}")
+        table.add_row("  allowed", "", f"{found.tolerance:.2g}")
     return table
 
 
@@ -92,15 +94,14 @@ def _lines(report: Report) -> Iterator[str]:
 
 def _verdict(check: Verification) -> Iterator[str]:
     colour = "green" if check.verdict == "passed" else "red"
+    where = ""
     if check.worst is not None:
         case, worst = check.worst
-        yield (
-            f"[bold {colour}]Same function: {check.verdict}[/]. Largest {worst.by} "
-            f"{worst.measured:.2g} of {worst.tolerance:.2g} allowed"
-            f" (output {escape(repr(worst.output))}, input {escape(case.name)}, {case.engine}); "
-            f"the original's own error is {worst.original:.2g}, its largest value "
-            f"{worst.scale:.2g}."
+        where = (
+            f" The errors are those nearest to their tolerance: output {escape(repr(worst.output))}"
+            f" of up to {worst.scale:.2g}, input {escape(case.name)}, {case.engine}."
         )
+    yield f"[bold {colour}]Same function: {check.verdict}.[/]{where}"
     engines = sorted({case.engine for case in check.cases})
     versions = ", ".join(f"{name} {version}" for name, version in check.versions.items())
     inputs = list(dict.fromkeys(case.name for case in check.cases))

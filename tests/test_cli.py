@@ -109,7 +109,9 @@ def test_real_inputs_and_shapes(dwr, model, tmp_path):
     x = np.random.default_rng(0).random((3, 8, 9, 9)).astype("f4")
     np.save(tmp_path / "x.npy", x)
     np.savez(tmp_path / "all.npz", x=x)
-    for item in (f"x:{tmp_path / 'x.npy'}", tmp_path / "all.npz"):
+    np.savez(tmp_path / "one.npz", anything=x)
+    items = f"x:{tmp_path}/x.npy", f"{tmp_path}/all.npz", f"x:{tmp_path}/one.npz"
+    for item in items:
         code, out, err = dwr(
             model, "-o", tmp_path / "f.onnx", "--input", item, "--shape", "x:2x8x9x9"
         )

@@ -18,6 +18,7 @@ from dwr_rewrite import __version__
 from dwr_rewrite.errors import DwrError, NotEquivalentError
 from dwr_rewrite.passes.onnx import check, files
 from dwr_rewrite.passes.onnx.files import Staged, staging
+from dwr_rewrite.passes.onnx.graphs import collector_paused
 from dwr_rewrite.passes.onnx.rewrite import Options, rewrite
 from dwr_rewrite.report import Report, SiteReport, Totals
 
@@ -143,7 +144,8 @@ class Run:
         """
         _guard_input(source, output)
         try:
-            return self._run(source, output)
+            with collector_paused():
+                return self._run(source, output)
         except UnicodeDecodeError as error:  # protobuf decodes a name only when it is read
             raise DwrError(f"{source.name}: is damaged: a name in it is no text") from error
 

@@ -165,26 +165,25 @@ def parse_shapes(texts: Sequence[str], names: Sequence[str]) -> dict[str, tuple[
 
 
 def parse_inputs(texts: Sequence[str], names: Sequence[str], folder: Path) -> dict[str, Path]:
-    """Reads ``name:file.npy`` and ``file.npz`` items; arrays of an .npz are put into ``folder``.
+    """Reads ``name:file.npy``, ``name:file.npz`` and ``file.npz`` items into files in ``folder``.
 
     Raises:
         DwrError: a file that cannot be read, or an input that the model has not.
     """
     files: dict[str, Path] = {}
     for text in texts:
-        if text.endswith(".npz"):
-            name, _, file = text.rpartition(":") if not Path(text).exists() else ("", "", text)
-            for key, array in _arrays(Path(file)).items():
-                _check_name("--input", key, names)
-                files[key] = folder / f"{len(files)}.npy"
-                np.save(files[key], array)
-            continue
-        name, colon, file = text.rpartition(":")
-        if not colon or not file.endswith(".npy"):
+        name, _, file = text.rpartition(":")
+        if not file.endswith((".npy", ".npz")) or (not name and file.endswith(".npy")):
             raise DwrError(f"--input {text!r}: NAME:file.npy or file.npz expected")
-        _check_name("--input", name, names)
-        _arrays(Path(file))
-        files[name] = Path(file)
+        arrays = _arrays(Path(file))
+        if name:
+            if len(arrays) != 1 and name not in arrays:
+                raise DwrError(f"--input {text!r}: {file} holds {', '.join(arrays)}, not {name}")
+            arrays = {name: arrays.get(name, next(iter(arrays.values())))}
+        for key, array in arrays.items():
+            _check_name("--input", key, names)
+            files[key] = folder / f"{len(files)}.npy"
+            np.save(files[key], array)
     return files
 
 

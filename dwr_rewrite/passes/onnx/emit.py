@@ -323,7 +323,9 @@ def fill(tensor: TensorProto, name: str, make: Callable[[], Array]) -> TensorPro
     tensor.name = name
     tensor.dims[:] = array.shape
     tensor.data_type = helper.np_dtype_to_tensor_dtype(array.dtype)
-    tensor.raw_data = array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes()
+    content = array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes()
+    del array  # so that two copies of a large weight are alive at a time, and not three
+    tensor.raw_data = content
     return tensor
 
 

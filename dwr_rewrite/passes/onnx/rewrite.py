@@ -68,7 +68,7 @@ def rewrite(model: ModelProto, options: Options) -> list[SiteReport]:
         _patterns("include", options.include), _patterns("exclude", options.exclude)
     )
     _check_versions(model)
-    with quiet(), collector_paused():
+    with quiet():
         found = scopes(model)
         if options.restore:
             return _restore(model, found, selection)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+from onnx import SparseTensorProto, TensorProto, helper, numpy_helper
 
 from dwr_rewrite.errors import DwrError, Rejection
 from dwr_rewrite.passes.onnx.graphs import Scope
@@ -204,8 +204,12 @@ def fold(value: gs.Tensor, scope: Scope, depth: int = 0) -> Array | Rejection:
         if isinstance(operand, Rejection):
             return operand
         operands.append(operand)
+    attributes = node.attrs
+    if node.op == "Constant" and not attributes:  # graphsurgeon leaves sparse tensors out
+        home, index = scope.locate(node)
+        attributes = {a.name: a.sparse_tensor for a in home.proto.node[index].attribute}
     try:
-        return rule(node.attrs, *operands)
+        return rule(attributes, *operands)
     except (ValueError, TypeError, IndexError, KeyError) as error:
         return Rejection("runtime", f"{node.op} cannot be folded: {error}")
 
@@ -215,7 +219,23 @@ def _constant(attributes: dict[str, Any]) -> Array:
                          ("value_ints", "i8")):  # fmt: skip
         if key in attributes:
             return np.array(attributes[key], element)
+    if "sparse_value" in attributes:
+        return _dense(attributes["sparse_value"])
     return attributes["value"].values
+
+
+def _dense(sparse: SparseTensorProto) -> Array:
+    """The array of a sparse tensor, whose indices are linear or one row for each value."""
+    values, indices = to_array(sparse.values), to_array(sparse.indices)
+    shape = tuple(sparse.dims)
+    if prod(shape) > FOLD_LIMIT:
+        raise ValueError(f"{shape} has more than {FOLD_LIMIT} elements")
+    dense = np.zeros(shape, values.dtype)
+    if indices.ndim == 1:
+        dense.reshape(-1)[indices] = values
+    else:
+        dense[tuple(indices.T)] = values
+    return dense
 
 
 def _constant_of_shape(attributes: dict[str, Any], shape: Array) -> Array:

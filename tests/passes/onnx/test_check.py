@@ -58,7 +58,7 @@ WRONG = {
     "a filter is zero": change_weight(0.0),
     "a channel leaks into another": change_weight(1e-6, (3, 4, 1, 1)),
     "bias": lambda m: m.graph.node[0].input.__delitem__(2),
-    "padding": lambda m: m.graph.node[0].attribute.append(helper.make_attribute("pads", [1, 1, 1, 1])),
+    "padding": lambda m: m.graph.node[0].attribute.append(helper.make_attribute("pads", [1] * 4)),
     "output name": lambda m: (
         m.graph.node[0].output.__setitem__(0, "other"),
         m.graph.output[0].__setattr__("name", "other"),
@@ -108,7 +108,9 @@ def test_the_time_budget_leaves_inputs_out_and_says_which(tmp_path):
     found = verify(tmp_path, chain(20), lambda m: None, timeout=600)
     assert found.notes == ()
     hurried = verify(tmp_path, chain(20), lambda m: None, budget=0.0)
-    assert any("before these inputs were compared: uniform, large, tiny" in n for n in hurried.notes)
+    assert any(
+        "before these inputs were compared: uniform, large, tiny" in n for n in hurried.notes
+    )
     assert hurried.verdict == "passed"
 
 

@@ -38,6 +38,15 @@ def constant_model(weight: np.ndarray, **value) -> ModelProto:
     return model
 
 
+def sparse_model(linear: bool) -> ModelProto:
+    """Three of every four taps of the weight are zero and not stored."""
+    dense = np.where(np.arange(W.size).reshape(W.shape) % 4, 0, W)
+    indices = np.flatnonzero(dense) if linear else np.argwhere(dense)
+    values = numpy_helper.from_array(dense[dense != 0], "v")
+    proto = helper.make_sparse_tensor(values, numpy_helper.from_array(indices, "i"), W.shape)
+    return constant_model(W, sparse_value=proto)
+
+
 FLAT = W.reshape(-1)
 SOURCES = {
     "initializer": graph("y = Conv <group = 8> (x, w)"),
@@ -48,6 +57,8 @@ SOURCES = {
         "y = Conv <group = 8> (x, w)",
         None,
     ),
+    "sparse-value": sparse_model(linear=True),
+    "sparse-value-rows": sparse_model(linear=False),
     "identity": graph("i = Identity (w) y = Conv <group = 8> (x, i)"),
     "cast": graph("i = Cast <to = 1> (w) y = Conv <group = 8> (x, i)", W.astype("f2")),
     "reshape": graph(
