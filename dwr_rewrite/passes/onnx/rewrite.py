@@ -17,7 +17,6 @@ from dwr_rewrite.passes.onnx.emit import LINKED_SINCE_OPSET, Emitter
 from dwr_rewrite.passes.onnx.graphs import (
     OVERRIDABLE_SINCE_IR,
     Scope,
-    collector_paused,
     opset,
     quiet,
     scopes,

@@ -145,3 +145,35 @@ def test_networks_as_torch_exports_them(name, exporter, exported, tmp_path):
     twice = onnx_rewrite(tmp_path / "fast.onnx", verify=False)
     assert twice.report.changed == []
     assert twice.model == result.model
+
+
+@pytest.mark.parametrize("per_channel", [False, True])
+def test_a_quantized_network_keeps_its_integer_kernels(per_channel, tmp_path):
+    """As onnxruntime quantizes: DequantizeLinear -> Conv -> QuantizeLinear becomes QLinearConv."""
+    from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
+
+    rng = np.random.default_rng(0)
+    batches = iter([{"x": rng.standard_normal((1, 8, 9, 9)).astype("f4")} for _ in range(3)])
+
+    class Reader(CalibrationDataReader):
+        def get_next(self):
+            return next(batches, None)
+
+    onnx.save(chain(20, channels=8, size=9), tmp_path / "float.onnx")
+    path = tmp_path / "int8.onnx"
+    quantize_static(
+        tmp_path / "float.onnx",
+        path,
+        Reader(),
+        per_channel=per_channel,
+        weight_type=QuantType.QInt8,
+    )
+    result = onnx_rewrite(path, policy="dense")
+    assert len(result.report.changed) == 2
+    assert result.report.verification.verdict == "passed"
+    kernels = [
+        [node.op_type for node in optimized_by_onnxruntime(model, tmp_path).graph.node]
+        for model in (onnx.load(path), result.model)
+    ]
+    assert kernels[0] == kernels[1]
+    assert kernels[0].count("QLinearConv") == 2
