@@ -162,8 +162,11 @@ def rewrite(
         try:
             result = run(source, target)
         except NotEquivalentError as error:
-            if report is not None and error.report is not None:
-                _write_report(report, error.report)
+            if error.report is not None:
+                if report is not None:
+                    _write_report(report, error.report)
+                if json_:
+                    sys.stdout.write(error.report.to_json())
             raise
     if output == "-" and not dry_run:
         serialize.write(result.model, sys.stdout.buffer)

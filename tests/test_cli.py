@@ -228,6 +228,8 @@ def test_a_wrong_rewrite_is_refused_and_nothing_is_written(dwr, model, tmp_path,
     assert (tmp_path / "fast.onnx").read_bytes() == b"precious"
     report = json.loads((tmp_path / "r.json").read_text())
     assert (report["verification"]["verdict"], report["output"]) == ("failed", None)
+    code, out, _ = dwr(model, "-o", tmp_path / "fast.onnx", "--json")
+    assert (code, json.loads(out)["verification"]["verdict"]) == (1, "failed")
 
 
 def test_no_verify_writes_without_a_comparison_and_says_so(dwr, model, tmp_path):

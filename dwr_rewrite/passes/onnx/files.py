@@ -203,7 +203,8 @@ class Staged:
             if data.exists():
                 data.replace(self.target.with_name(data.name))
             self.path.replace(self.target)
-            _sync(self.target.parent)
+            if os.name == "posix":  # elsewhere a folder cannot be opened
+                _sync(self.target.parent)
         except OSError as error:
             raise DwrError(f"{self.target}: cannot be written: {_why(error)}") from None
 
