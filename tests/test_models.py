@@ -12,7 +12,7 @@ import onnx
 import onnxruntime as ort
 import pytest
 import torch
-from conftest import Exported
+from tests.conftest import Exported
 from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional
