@@ -1,0 +1,9 @@
+"""The torch front end: modules in place, traced graphs, exported programs."""
+
+from __future__ import annotations
+
+from dwr_rewrite.passes.fx.api import fx_rewrite, record, restore
+from dwr_rewrite.passes.fx.backend import DepthwisePass
+from dwr_rewrite.passes.fx.functional import Widths
+
+__all__ = ["DepthwisePass", "Widths", "fx_rewrite", "record", "restore"]

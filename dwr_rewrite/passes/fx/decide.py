@@ -1,0 +1,175 @@
+"""From a convolution's tensors to its group widths: the policy, applied to each direction."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from dwr_rewrite import cost
+from dwr_rewrite.errors import DwrError, Rejection
+from dwr_rewrite.passes.fx.functional import Widths
+from dwr_rewrite.planner import Policy
+from dwr_rewrite.report import SiteReport
+from dwr_rewrite.spec import DTYPES, ConvSpec, Pads, Same
+
+DIRECTIONS = Widths._fields
+"""forward, grad_input, grad_weight: the three convolutions of a training step."""
+
+FormPolicy = str | Mapping[str, str]
+"""``blocks:N``, ``dense`` or ``keep``; or one of them for each of :data:`DIRECTIONS`."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the torch pass is asked to do.
+
+    Attributes:
+        policies: one for each direction.
+        linked: keep the compact weight as the parameter.
+        include: only sites whose name one of these finds; empty for all.
+        exclude: no site whose name one of these finds.
+        max_growth: bytes that one packed weight may have more than the compact one.
+    """
+
+    policies: tuple[Policy, Policy, Policy]
+    linked: bool
+    include: tuple[re.Pattern[str], ...] = ()
+    exclude: tuple[re.Pattern[str], ...] = ()
+    max_growth: int = 256 << 20
+
+    def excludes(self, name: str) -> Rejection | None:
+        """Why the user's choice leaves a site out, or None."""
+        hit = next((p for p in self.exclude if p.search(name)), None)
+        if hit is not None:
+            return Rejection("excluded", f"excluded by {hit.pattern!r}")
+        if self.include and not any(p.search(name) for p in self.include):
+            return Rejection("not-included", "no include pattern matches its name")
+        return None
+
+
+def options(
+    policy: FormPolicy,
+    linked: bool,
+    include: Sequence[str],
+    exclude: Sequence[str],
+    max_growth: int,
+) -> Options:
+    """Reads the arguments of ``fx_rewrite``.
+
+    Raises:
+        DwrError: one of them cannot be read.
+    """
+    if isinstance(policy, str):
+        one = Policy.parse(policy)
+        policies = (one, one, one)
+    else:
+        unknown = sorted(set(policy) - set(DIRECTIONS))
+        if unknown:
+            raise DwrError(f"policy for {unknown[0]!r}: {', '.join(DIRECTIONS)} expected")
+        forward, *backward = (Policy.parse(policy.get(name, "keep")) for name in DIRECTIONS)
+        policies = (forward, backward[0], backward[1])
+    try:
+        patterns = [tuple(map(re.compile, texts)) for texts in (include, exclude)]
+    except re.error as error:
+        raise DwrError(f"include or exclude is not a regular expression: {error}") from None
+    return Options(policies, linked, patterns[0], patterns[1], max_growth)
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A decided site."""
+
+    spec: ConvSpec
+    widths: Widths
+    report: SiteReport
+
+
+def inspect(
+    weight: Tensor,
+    groups: int,
+    stride: Sequence[int],
+    padding: Pads | Same,
+    dilation: Sequence[int],
+    *,
+    transposed: bool,
+    output_padding: Sequence[int] = (),
+    bias: bool,
+) -> ConvSpec | Rejection | None:
+    """The geometry of a depthwise convolution; None for a standard one (groups = 1).
+
+    Args:
+        weight: [M, C/groups, k...]; [C, M/groups, k...] when transposed. Only its shape and dtype
+            are read.
+        groups: as torch has it.
+        stride: step along each axis.
+        padding: (before, after) along each axis.
+        dilation: distance between taps along each axis.
+        transposed: a transposed convolution.
+        output_padding: its extra output length.
+        bias: whether a bias is added.
+    """
+    if groups == 1:
+        return None
+    shape, dtype = tuple(weight.shape), str(weight.dtype).removeprefix("torch.")
+    if dtype not in DTYPES:
+        return Rejection("weight-type", f"its weight is {dtype}; {', '.join(DTYPES)} expected")
+    width = shape[0] // groups if transposed else shape[1]
+    if width != 1:
+        return Rejection("grouped", f"an ordinary grouped convolution: {width} input channels in "
+                         f"each of {groups} groups")  # fmt: skip
+    if set(shape[2:]) == {1}:
+        return Rejection("pointwise", "a 1x1 kernel only scales each channel")
+    return ConvSpec(
+        channels=groups,
+        multiplier=shape[1] if transposed else shape[0] // groups,
+        kernel=shape[2:],
+        stride=tuple(stride),
+        padding=padding,
+        dilation=tuple(dilation),
+        transposed=transposed,
+        output_padding=tuple(output_padding) if transposed else (),
+        bias=bias,
+        dtype=dtype,
+    )
+
+
+def choose(name: str, op: str, spec: ConvSpec, chosen: Options, linked: bool) -> Chosen | Rejection:
+    """The widths that the policies give a site, or why it is kept."""
+    excluded = chosen.excludes(name)
+    if excluded is not None:
+        return excluded
+    widths: list[int] = []
+    for policy in chosen.policies if linked else chosen.policies[:1]:
+        recipe = policy.lower(spec)
+        if isinstance(recipe, Rejection):
+            return recipe
+        growth = recipe.packing.growth * DTYPES[spec.dtype]
+        if growth > chosen.max_growth:
+            return Rejection("over-budget", f"its weight would grow by {growth} bytes, more than "
+                             f"max_growth={chosen.max_growth}")  # fmt: skip
+        widths.append(recipe.packing.width)
+    if set(widths) == {1}:
+        return Rejection("policy-keep", "kept by the policy")
+    found = Widths(*widths) if linked else Widths(widths[0], 1, 1)
+    form = _form(spec, found, linked)
+    growth = (max(found) - 1) * spec.out_channels * spec.taps * DTYPES[spec.dtype]
+    weights = "linked" if linked else "precomputed"
+    macs = (cost.macs(spec), cost.macs(spec, found.forward))
+    report = SiteReport(name, op, form, spec=spec, weights=weights, growth=growth, macs=macs)
+    return Chosen(spec, found, report)
+
+
+def _form(spec: ConvSpec, widths: Widths, linked: bool) -> str:
+    """``blocks:32``; or the form of each direction where they differ."""
+    names = ["keep" if w == 1 else "dense" if w == spec.channels else f"blocks:{w}" for w in widths]
+    if not linked or len(set(names)) == 1:
+        return names[0]
+    return ",".join(f"{d}={n}" for d, n in zip(DIRECTIONS, names, strict=True))
+
+
+def left(name: str, op: str, reason: Rejection, spec: ConvSpec | None = None) -> SiteReport:
+    """The report of a site that is kept."""
+    return SiteReport(name, op, "keep", reason=reason, spec=spec)
