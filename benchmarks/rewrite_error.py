@@ -19,7 +19,7 @@ from benchmarks import _measure
 from dwr_rewrite import __version__, onnx_rewrite
 from dwr_rewrite.report import Report
 from models.export import export
-from models.zoo import ZOO
+from models.zoo import EXPORTED, ZOO
 
 POLICIES = ("blocks:32", "dense")
 LIBRARIES = ("numpy", "onnx", "onnxruntime-gpu", "onnxruntime", "torch", "transformers")
@@ -42,13 +42,13 @@ def main() -> None:
         prog="python -m benchmarks.rewrite_error", description=__doc__.partition("\n")[0]
     )
     parser.add_argument("models", nargs="*", type=Path, help="further ONNX files")
-    parser.add_argument("--only", choices=ZOO, action="append", help="these networks of models/")
+    parser.add_argument("--only", choices=EXPORTED, action="append", help="these networks of models/")
     options = parser.parse_args()
     console, facts, results = Console(), _measure.host(), dict[str, Any]()
     table = Table("network", "policy", "sites", "original", "rewritten", "ratio", "allowed",
                   "largest difference in float64", "verdict")  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
-        networks = {n: Path(folder) / f"{n}.onnx" for n in options.only or ZOO}
+        networks = {n: Path(folder) / f"{n}.onnx" for n in options.only or EXPORTED}
         for name, path in networks.items():
             export(ZOO[name], path)
         for name, path in (networks | {path.stem: path for path in options.models}).items():

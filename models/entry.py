@@ -28,8 +28,10 @@ class Network:
 class Entry:
     """A network of the table; `build` makes the module, nothing is downloaded.
 
-    `shapes` are those of the inputs, batch first; `depthwise` is the number of depthwise
-    convolutions, which tests compare with `count_depthwise` and with the exported graph.
+    `shapes` are those of the inputs, batch first; `depthwise` is the number of calls of depthwise
+    convolutions in one forward, which tests compare with what runs (`models.calls`). `family` says
+    for which kind it stands. Tests export to ONNX, with both exporters, the networks that are
+    `exported`; in those every call is a module of its own.
     """
 
     name: str
@@ -38,6 +40,8 @@ class Entry:
     depthwise: int
     input_names: tuple[str, ...] = ("x",)
     output_names: tuple[str, ...] = ("y",)
+    family: str = ""
+    exported: bool = False
 
     def build(self, seed: int = 0) -> Network:
         with torch.random.fork_rng(devices=[]):
@@ -75,7 +79,8 @@ def randomize(module: nn.Module, shapes: tuple[Shape, ...], seed: int) -> None:
             norms.append(child)
         if isinstance(child, _BatchNorm | nn.LayerNorm | nn.GroupNorm) and child.weight is not None:
             child.weight.uniform_(0.5, 1.5, generator=generator)
-            child.bias.normal_(0, 0.2, generator=generator)
+            if child.bias is not None:
+                child.bias.normal_(0, 0.2, generator=generator)
         elif isinstance(child, _ConvNd | nn.Linear) and "weight" in child._parameters:  # noqa: SLF001
             gain = 2.0 if isinstance(child, _ConvNd) else 1.0  # half the variance dies in a ReLU
             child.weight.normal_(0, (gain / child.weight[0].numel()) ** 0.5, generator=generator)

@@ -40,7 +40,7 @@ def export(
     each BatchNorm stays a node.
 
     The batch axis of every input and output is the symbol "batch". Both exporters support every
-    network of the table.
+    network of `models.zoo.EXPORTED`; of the others, not all.
     """
     network = network or entry.build(seed)
     path = Path(path)

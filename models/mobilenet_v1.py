@@ -44,6 +44,8 @@ def entry(width: float = 1.0, size: int = 224, classes: int = 1000) -> Entry:
         architecture=lambda: MobileNetV1(width, classes),
         shapes=((1, 3, size, size),),
         depthwise=len(BLOCKS),
+        family="MobileNetV1",
+        exported=True,
     )
 
 

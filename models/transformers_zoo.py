@@ -1,4 +1,4 @@
-"""Networks built from `transformers` configurations; transformers is imported when one is built.
+"""The networks from `transformers` that tests also export to ONNX.
 
 Sizes are cut where that keeps the set of operators: a smaller image, fewer layers, and the b0
 variant of EfficientNet (the default configuration is b7).
@@ -6,51 +6,29 @@ variant of EfficientNet (the default configuration is b7).
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
-import torch
-from torch import nn
-
 from models.entry import Entry
-
-
-class Logits(nn.Module):
-    """Takes tensors and returns the logits tensor of a transformers model."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.model(x).logits
-
-
-def _architecture(config: str, model: str, **options: Any) -> Callable[[], nn.Module]:
-    def build() -> nn.Module:
-        import transformers
-
-        return Logits(getattr(transformers, model)(getattr(transformers, config)(**options)))
-
-    return build
-
+from models.from_transformers import architecture
 
 ENTRIES: tuple[Entry, ...] = (
     Entry(
         name="hf_mobilenet_v1",
-        architecture=_architecture("MobileNetV1Config", "MobileNetV1ForImageClassification"),
+        architecture=architecture("MobileNetV1Config", "MobileNetV1ForImageClassification"),
         shapes=((1, 3, 96, 96),),
         depthwise=13,
+        family="MobileNetV1",
+        exported=True,
     ),
     Entry(
         name="hf_mobilenet_v2",
-        architecture=_architecture("MobileNetV2Config", "MobileNetV2ForImageClassification"),
+        architecture=architecture("MobileNetV2Config", "MobileNetV2ForImageClassification"),
         shapes=((1, 3, 96, 96),),
         depthwise=17,
+        family="MobileNetV2: inverted residuals",
+        exported=True,
     ),
     Entry(
         name="hf_efficientnet_b0",
-        architecture=_architecture(
+        architecture=architecture(
             "EfficientNetConfig",
             "EfficientNetForImageClassification",
             width_coefficient=1.0,
@@ -60,10 +38,12 @@ ENTRIES: tuple[Entry, ...] = (
         ),
         shapes=((1, 3, 96, 96),),
         depthwise=16,
+        family="EfficientNet: SE",
+        exported=True,
     ),
     Entry(
         name="hf_convnext",
-        architecture=_architecture(
+        architecture=architecture(
             "ConvNextConfig",
             "ConvNextForImageClassification",
             depths=[1, 1, 2, 1],
@@ -72,26 +52,32 @@ ENTRIES: tuple[Entry, ...] = (
         ),
         shapes=((1, 3, 96, 96),),
         depthwise=5,
+        family="ConvNeXt: 7x7 before LayerNorm",
+        exported=True,
     ),
     Entry(
         name="hf_segformer",
-        architecture=_architecture(
+        architecture=architecture(
             "SegformerConfig", "SegformerForSemanticSegmentation", num_labels=19
         ),
         shapes=((1, 3, 64, 64),),
         depthwise=8,
+        family="SegFormer: 3x3 in the MLP",
+        exported=True,
     ),
     Entry(
         name="hf_mobilevit",
-        architecture=_architecture(
+        architecture=architecture(
             "MobileViTConfig", "MobileViTForImageClassification", image_size=128
         ),
         shapes=((1, 3, 128, 128),),
         depthwise=7,
+        family="MobileViT",
+        exported=True,
     ),
     Entry(
         name="hf_wav2vec2_conformer",
-        architecture=_architecture(
+        architecture=architecture(
             "Wav2Vec2ConformerConfig",
             "Wav2Vec2ConformerForCTC",
             hidden_size=256,
@@ -103,5 +89,7 @@ ENTRIES: tuple[Entry, ...] = (
         ),
         shapes=((1, 8000),),
         depthwise=2,
+        family="Wav2Vec2-Conformer: k31",
+        exported=True,
     ),
 )

@@ -12,7 +12,6 @@ import onnx
 import onnxruntime as ort
 import pytest
 import torch
-from tests.conftest import Exported
 from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional
@@ -20,7 +19,8 @@ from torch.nn import functional
 from models import handmade, mobilenet_v1
 from models.entry import Network, count_depthwise, is_depthwise
 from models.export import EXPORTERS, Exporter, export
-from models.zoo import ZOO
+from models.zoo import EXPORTED, ZOO
+from tests.conftest import Exported
 
 Array = NDArray[Any]
 EPS = float(np.finfo(np.float32).eps)
@@ -68,7 +68,7 @@ def float32_error(net: Network, inputs: tuple[torch.Tensor, ...], exact: Array) 
 
 
 @pytest.mark.parametrize("exporter", EXPORTERS)
-@pytest.mark.parametrize("name", ZOO)
+@pytest.mark.parametrize("name", EXPORTED)
 def test_the_export_computes_the_network(name: str, exporter: Exporter, exported: Exported) -> None:
     net = network(name)
     path = exported(name, exporter)
@@ -80,7 +80,7 @@ def test_the_export_computes_the_network(name: str, exporter: Exporter, exported
     )
 
 
-@pytest.mark.parametrize("name", ZOO)
+@pytest.mark.parametrize("name", EXPORTED)
 def test_every_depthwise_convolution_shows_in_the_output(name: str) -> None:
     """The twin: the comparison above fails when any one depthwise convolution is wrong."""
     net = network(name)
@@ -94,7 +94,7 @@ def test_every_depthwise_convolution_shows_in_the_output(name: str) -> None:
         conv.weight.copy_(weight)
 
 
-@pytest.mark.parametrize("name", ZOO)
+@pytest.mark.parametrize("name", EXPORTED)
 def test_the_depthwise_count(name: str, exported: Exported) -> None:
     assert count_depthwise(network(name).module) == ZOO[name].depthwise
     graph = onnx.load(exported(name, "torchscript")).graph
@@ -109,7 +109,7 @@ def test_the_depthwise_count(name: str, exported: Exported) -> None:
     assert len(groups) == ZOO[name].depthwise
 
 
-@pytest.mark.parametrize("name", ZOO)
+@pytest.mark.parametrize("name", EXPORTED)
 def test_activations_stay_of_order_one(name: str) -> None:
     net = network(name)
     spread: list[float] = []

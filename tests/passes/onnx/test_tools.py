@@ -133,7 +133,7 @@ def test_a_trained_face_detector(options, tmp_path):
 
 
 @pytest.mark.parametrize("exporter", ["dynamo", "torchscript"])
-@pytest.mark.parametrize("name", models.zoo.ZOO)
+@pytest.mark.parametrize("name", models.zoo.EXPORTED)
 def test_networks_as_torch_exports_them(name, exporter, exported, tmp_path):
     """Both exporters; torchscript unfolded, so that BatchNormalization nodes are there too."""
     path = exported(name, exporter, fold=exporter == "dynamo")
