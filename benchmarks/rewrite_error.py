@@ -42,7 +42,7 @@ def main() -> None:
         prog="python -m benchmarks.rewrite_error", description=__doc__.partition("\n")[0]
     )
     parser.add_argument("models", nargs="*", type=Path, help="further ONNX files")
-    parser.add_argument("--only", choices=EXPORTED, action="append", help="these networks of models/")
+    parser.add_argument("--only", choices=EXPORTED, action="append", help="these of models/")
     options = parser.parse_args()
     console, facts, results = Console(), _measure.host(), dict[str, Any]()
     table = Table("network", "policy", "sites", "original", "rewritten", "ratio", "allowed",

@@ -103,23 +103,24 @@ def exported(net: Network) -> Any:
     return torch.export.export(net.module, net.inputs)
 
 
-FRONTS: dict[str, Callable[[Network], Any]] = {
-    "modules": lambda net: net.module,
-    "export": exported,
+FRONTS: dict[str, Callable[[Network], tuple[Any, ...]]] = {
+    "modules": lambda net: (net.module, net.inputs),
+    "export": lambda net: (exported(net),),
 }
+"""What fx_rewrite is given."""
 
 
 def cover(
     entry: Entry,
     front: str = "modules",
-    rewrite: Callable[[Any], Any] = dwr.fx_rewrite,
+    rewrite: Callable[..., Any] = dwr.fx_rewrite,
     record: Callable[[Any], list[SiteReport]] = dwr.record,
 ) -> Row:
     """Runs a network, rewrites it, runs it again; a failure is part of the result."""
     net = entry.build()
     expected, calls = run(net.module, net.inputs)
     try:
-        result = rewrite(FRONTS[front](net))
+        result = rewrite(*FRONTS[front](net))
         reports = record(result)
         module = result if isinstance(result, nn.Module) else result.module()
         actual, left = run(module, net.inputs)

@@ -149,7 +149,7 @@ TWO = Entry("two", Two, ((1, 4, 16, 16),), 3, family="test")
 DENSE = SiteReport("first", "Conv2d", "dense", weights="precomputed", spec=ConvSpec(4, (3, 3)))
 
 
-def densified(model: nn.Module, factor: float = 1) -> nn.Module:
+def densified(model: nn.Module, _inputs: object = None, factor: float = 1) -> nn.Module:
     model = copy.deepcopy(model)
     diagonal = torch.eye(4)[:, :, None, None] * model.first.weight * factor
     bias, model.first = model.first.bias, nn.Conv2d(4, 4, 3)
@@ -200,9 +200,9 @@ def test_a_call_without_a_reason_is_missed(sites: list[SiteReport], missed: int)
 
 def test_a_wrong_rewrite_and_a_failing_one_are_faults() -> None:
     explained = (DENSE, left("second"))
-    assert cover(lambda m: densified(m, 1.01), explained).faults.startswith("WRONG: ")
-    assert cover(lambda m: densified(m, float("nan")), explained).faults == "WRONG: nan"
-    assert cover(lambda m: 1 // 0).faults.startswith("FAILED: ZeroDivisionError: ")
+    assert cover(lambda m, *_: densified(m, factor=1.01), explained).faults.startswith("WRONG: ")
+    assert cover(lambda m, *_: densified(m, factor=float("nan")), explained).faults == "WRONG: nan"
+    assert cover(lambda *_: 1 // 0).faults.startswith("FAILED: ZeroDivisionError: ")
 
 
 def test_markdown() -> None:

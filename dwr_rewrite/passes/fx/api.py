@@ -13,6 +13,7 @@ from torch.fx import GraphModule
 from dwr_rewrite.errors import DwrError
 from dwr_rewrite.passes.fx import exported, graph, modules
 from dwr_rewrite.passes.fx.decide import FormPolicy, Options, options
+from dwr_rewrite.passes.fx.observe import functional_calls
 from dwr_rewrite.report import SiteReport
 
 RECORD = "_dwr_record"
@@ -23,6 +24,7 @@ Model = TypeVar("Model", nn.Module, GraphModule, ExportedProgram)
 
 def fx_rewrite(
     model: Model,
+    example_inputs: Sequence[Any] | None = None,
     *,
     policy: FormPolicy = "blocks:32",
     weights: Literal["precomputed", "linked"] | None = None,
@@ -36,6 +38,9 @@ def fx_rewrite(
     Args:
         model: a module (rewritten where it is, without tracing), a traced GraphModule, or an
             ExportedProgram.
+        example_inputs: positional arguments on which a module is run once after the rewrite, in
+            eval mode, so that depthwise convolutions which its code calls as functions are
+            reported too. Without them only its modules are seen.
         policy: ``blocks:N``, ``dense`` or ``keep``; or a mapping with one of them for each of
             ``forward``, ``grad_input`` and ``grad_weight`` (linked weights only; default keep).
         weights: ``precomputed`` stores diagonal weights in ordinary convolutions; ``linked`` keeps
@@ -63,18 +68,33 @@ def fx_rewrite(
     training = isinstance(given, nn.Module) and given.training
     linked = weights == "linked" or (weights is None and training)
     chosen = options(policy, linked, include, exclude, max_growth)
-    result: Any = model if inplace else copy.deepcopy(model)
-    setattr(result, RECORD, list(_rewrite(result, chosen)))
+    result: Any = model if inplace else _copy(model)
+    reports = list(_rewrite(result, chosen))
+    if example_inputs is not None and not isinstance(given, ExportedProgram):
+        reports += functional_calls(result, example_inputs, (site.name for site in reports))
+    _note(result, reports)
     return result
+
+
+def _copy(model: Model) -> Model:
+    try:
+        return copy.deepcopy(model)
+    except RuntimeError as error:  # the old weight_norm keeps a tensor that torch does not copy
+        raise DwrError(f"the model cannot be copied: {error}; pass inplace=True") from error
+
+
+def _note(model: Any, reports: list[SiteReport]) -> None:
+    setattr(model, RECORD, reports)
+    if isinstance(model, GraphModule):  # a copy of one keeps its meta and none of its attributes
+        model.meta[RECORD] = reports
 
 
 def _rewrite(model: nn.Module | ExportedProgram, chosen: Options) -> Iterator[SiteReport]:
     if isinstance(model, ExportedProgram):
         yield from exported.rewrite(model, chosen)
         return
-    yield from modules.rewrite(model, chosen)
-    if isinstance(model, GraphModule):
-        yield from graph.rewrite(model, chosen)
+    yield from modules.rewrite(model, chosen, graph.tensors_read(model))
+    yield from graph.rewrite(model, chosen)
 
 
 def record(model: nn.Module | ExportedProgram) -> list[SiteReport]:
@@ -83,7 +103,8 @@ def record(model: nn.Module | ExportedProgram) -> list[SiteReport]:
     Raises:
         DwrError: the model was not rewritten.
     """
-    reports = getattr(model, RECORD, None)
+    noted = model.meta.get(RECORD) if isinstance(model, GraphModule) else None
+    reports = getattr(model, RECORD, noted)
     if reports is None:
         raise DwrError("this model does not come from dwr.fx_rewrite")
     return list(reports)
@@ -96,8 +117,8 @@ def restore(model: Model, *, inplace: bool = False) -> Model:
         model: what :func:`fx_rewrite` returned, possibly trained since.
         inplace: change ``model`` itself and return it.
     """
-    result: Any = model if inplace else copy.deepcopy(model)
-    setattr(result, RECORD, list(_restore(result)))
+    result: Any = model if inplace else _copy(model)
+    _note(result, list(_restore(result)))
     return result
 
 
@@ -106,5 +127,4 @@ def _restore(model: nn.Module | ExportedProgram) -> Iterator[SiteReport]:
         yield from exported.restore(model)
         return
     yield from modules.restore(model)
-    if isinstance(model, GraphModule):
-        yield from graph.restore(model)
+    yield from graph.restore(model)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,7 +53,7 @@ SIGNATURES: dict[Callable[..., Any], Signature] = {
     **{f: Signature(FORWARD) for f in (torch.conv1d, torch.conv2d, torch.conv3d)},
     **{f: Signature(FORWARD) for f in (F.conv1d, F.conv2d, F.conv3d)},
     **{f: Signature(FORWARD) for op in (aten.conv1d, aten.conv2d, aten.conv3d)
-       for f in (op.default, op.padding)},
+       for f in (op, op.default, op.padding)},
     **{f: Signature(TRANSPOSED, True) for f in (
         torch.conv_transpose1d, torch.conv_transpose2d, torch.conv_transpose3d,
         F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d,
@@ -79,6 +80,39 @@ def is_layout(node: Node) -> bool:
         return True
     name = getattr(node.target, "__name__", "").partition(".")[0]
     return name in LAYOUT or name in ("_to_copy", "alias", "lift_fresh_copy")
+
+
+def chain(node: Node) -> list[Node]:
+    """The nodes from an attribute to this one, if each only lays out the one before; or none."""
+    if node.op == "get_attr":
+        return [node]
+    if not is_layout(node) or node.all_input_nodes != list(node.args[:1]):
+        return []
+    before = chain(node.all_input_nodes[0])
+    return [*before, node] if before else []
+
+
+def writes(node: Node) -> bool:
+    """Whether a node changes one of its arguments in place."""
+    schema = getattr(node.target, "_schema", None)
+    if schema is not None:
+        return bool(schema.is_mutable)
+    name = str(node.target if node.op == "call_method" else getattr(node.target, "__name__", ""))
+    in_place = name.endswith("_") and not name.endswith("__")
+    assigned = node.target in (
+        operator.setitem, operator.iadd, operator.isub, operator.imul, operator.itruediv,
+    )  # fmt: skip
+    return in_place or assigned or "out" in node.kwargs or bool(node.kwargs.get("inplace"))
+
+
+def update_meta(node: Node, change: Callable[[Tensor], Tensor]) -> None:
+    """Applies a change of a node's value to what export and Dynamo noted about it."""
+    node.meta.pop("tensor_meta", None)
+    for key in ("val", "example_value"):
+        value = node.meta.get(key)
+        if isinstance(value, Tensor):
+            with getattr(value, "fake_mode", nullcontext()):
+                node.meta[key] = change(value)
 
 
 def as_tuple(value: Any, rank: int) -> tuple[int, ...]:
@@ -127,7 +161,8 @@ def depthwise_conv(
     kernel = tuple(int(n) for n in weight.shape[2:])
     multiplier = int(weight.shape[1] if transposed else weight.shape[0] // groups)
     geometry = Geometry(
-        groups, kernel, multiplier, as_tuple(stride, rank), as_tuple(amounts, rank), dilations, transposed,
+        groups, kernel, multiplier, as_tuple(stride, rank), as_tuple(amounts, rank), dilations,
+        transposed,
         as_tuple(output_padding, rank) if transposed else (),
     )  # fmt: skip
     return convolve(x, weight, bias, geometry, Widths(*widths))

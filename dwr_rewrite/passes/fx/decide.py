@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
@@ -62,20 +63,43 @@ def options(
     Raises:
         DwrError: one of them cannot be read.
     """
-    if isinstance(policy, str):
-        one = Policy.parse(policy)
-        policies = (one, one, one)
-    else:
-        unknown = sorted(set(policy) - set(DIRECTIONS))
-        if unknown:
-            raise DwrError(f"policy for {unknown[0]!r}: {', '.join(DIRECTIONS)} expected")
-        forward, *backward = (Policy.parse(policy.get(name, "keep")) for name in DIRECTIONS)
-        policies = (forward, backward[0], backward[1])
+    if type(max_growth) is not int or max_growth < 0:
+        raise DwrError(f"max_growth {max_growth!r}: a number of bytes expected")
+    return Options(
+        _policies(policy),
+        linked,
+        _patterns("include", include),
+        _patterns("exclude", exclude),
+        max_growth,
+    )
+
+
+def _policies(policy: FormPolicy) -> tuple[Policy, Policy, Policy]:
+    given: Any = policy
+    texts: Mapping[Any, Any] = (
+        given if isinstance(given, Mapping) else dict.fromkeys(DIRECTIONS, given)
+    )
+    for name, text in texts.items():
+        if name not in DIRECTIONS:
+            raise DwrError(f"policy for {name!r}: {', '.join(DIRECTIONS)} expected")
+        if not isinstance(text, str):
+            raise DwrError(f"policy {text!r}: a text such as 'blocks:32', or a mapping with one "
+                           f"for each of {', '.join(DIRECTIONS)}, expected")  # fmt: skip
+    forms: dict[str, str] = {**dict.fromkeys(DIRECTIONS, "keep"), **texts}
+    forward, grad_input, grad_weight = (Policy.parse(forms[name]) for name in DIRECTIONS)
+    return forward, grad_input, grad_weight
+
+
+def _patterns(option: str, texts: Sequence[str]) -> tuple[re.Pattern[str], ...]:
+    given: Any = texts
+    listed = isinstance(given, Sequence) and not isinstance(given, str)
+    if not listed or not all(isinstance(text, str) for text in given):
+        raise DwrError(f"{option}={given!r}: a list of regular expressions expected")
     try:
-        patterns = [tuple(map(re.compile, texts)) for texts in (include, exclude)]
+        return tuple(map(re.compile, texts))
     except re.error as error:
-        raise DwrError(f"include or exclude is not a regular expression: {error}") from None
-    return Options(policies, linked, patterns[0], patterns[1], max_growth)
+        text = repr(error.pattern)
+        raise DwrError(f"{option}: {text} is not a regular expression: {error}") from None
 
 
 @dataclass(frozen=True)

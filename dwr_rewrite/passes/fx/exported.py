@@ -7,14 +7,14 @@ from typing import Any
 
 from torch import Tensor, nn
 from torch.export import ExportedProgram
-from torch.fx import Node
+from torch.fx import GraphModule, Node
 
 from dwr_rewrite.errors import Rejection
 from dwr_rewrite.lowerings.diagonal import diagonal
-from dwr_rewrite.passes.fx.calls import SIGNATURES, as_tuple, padding_of
+from dwr_rewrite.passes.fx.calls import SIGNATURES, as_tuple, padding_of, update_meta, writes
 from dwr_rewrite.passes.fx.decide import Chosen, Options, choose, inspect, left
 from dwr_rewrite.passes.fx.functional import pack, unpack
-from dwr_rewrite.passes.fx.graph import UNDO, Undo
+from dwr_rewrite.passes.fx.graph import NOT_DIAGONAL, UNDO, Undo
 from dwr_rewrite.report import SiteReport
 from dwr_rewrite.spec import ConvSpec
 
@@ -23,9 +23,9 @@ def rewrite(program: ExportedProgram, options: Options) -> list[SiteReport]:
     """Rewrites every depthwise call of ``program`` in place, with stored weights.
 
     A weight is an input of the graph here; its tensor in ``state_dict`` (or among the constants) is
-    replaced by the packed one under the same name.
+    replaced by the packed one under the same name. Bodies of control flow get theirs as arguments.
     """
-    reports: list[SiteReport] = []
+    reports = list(_in_bodies(program))
     for node in program.graph.nodes:
         if node.op != "call_function" or node.target not in SIGNATURES:
             continue
@@ -37,6 +37,19 @@ def rewrite(program: ExportedProgram, options: Options) -> list[SiteReport]:
             reports.append(result.report)
     program.graph_module.recompile()
     return reports
+
+
+def _in_bodies(program: ExportedProgram) -> Iterator[SiteReport]:
+    """Depthwise calls inside of control flow, which are kept."""
+    reason = Rejection("control-flow", "it is in the body of control flow, where weights are "
+                       "arguments; rewrite the module before torch.export")  # fmt: skip
+    for prefix, body in program.graph_module.named_modules():
+        if not prefix or not isinstance(body, GraphModule):
+            continue
+        for node in body.graph.nodes:
+            signature = SIGNATURES.get(node.target) if node.op == "call_function" else None
+            if signature is not None and signature.read(node)["groups"] != 1:
+                yield left(f"{prefix}.{node.name}", str(node.target), reason)
 
 
 def _match(program: ExportedProgram, node: Node, options: Options) -> Chosen | Rejection | None:
@@ -64,6 +77,9 @@ def _match(program: ExportedProgram, node: Node, options: Options) -> Chosen | R
                          "module with weights='linked' before torch.export")  # fmt: skip
     if _name(program, source) is None:
         return Rejection("runtime-weight", f"its weight {source.name!r} is computed in the program")
+    mutated = program.graph_signature.buffers_to_mutate.values()
+    if _name(program, source) in mutated or any(map(writes, source.users)):
+        return Rejection("weight-written", f"the program changes its weight {source.name!r}")
     if len(source.users) > 1:
         return Rejection("shared-weight", f"{len(source.users)} nodes read its weight "
                          f"{source.name!r}")  # fmt: skip
@@ -94,31 +110,40 @@ def _emit(program: ExportedProgram, node: Node, chosen: Chosen) -> None:
 
 def _replace(program: ExportedProgram, source: Node, change: Callable[[Tensor], Tensor]) -> None:
     """Changes a stored tensor, and what the graph knows of its shape."""
+    store, name = _stored(program, source)
+    old = store[name]
+    value = change(old.detach())
+    store[name] = nn.Parameter(value, old.requires_grad) if isinstance(old, nn.Parameter) else value
+    update_meta(source, change)
+
+
+def _stored(program: ExportedProgram, source: Node) -> tuple[dict[str, Any], str]:
     name = _name(program, source)
     assert name is not None
-    store: dict[str, Any] = program.state_dict if name in program.state_dict else program.constants
-    old: Tensor = store[name]
-    value = change(old.detach())
-    if isinstance(old, nn.Parameter):
-        store[name] = nn.Parameter(value, old.requires_grad)
-    else:
-        store[name] = value
-    source.meta["val"] = change(source.meta["val"])
-    source.meta.pop("tensor_meta", None)
+    return program.state_dict if name in program.state_dict else program.constants, name
 
 
 def restore(program: ExportedProgram) -> Iterator[SiteReport]:
     """Undoes every rewritten call of ``program`` in place."""
     for node in program.graph.nodes:
-        undo = node.meta.pop(UNDO, None)
+        undo = node.meta.get(UNDO)
         if undo is None:
             continue
-        signature = SIGNATURES[node.target]
-        packing = diagonal(undo.spec, undo.widths.forward).packing
-        _replace(
-            program, signature.read(node)["weight"],
-            lambda weight, packing=packing: unpack(weight, packing).contiguous(),
-        )  # fmt: skip
-        signature.write(node, groups=undo.spec.channels)
-        yield SiteReport(node.name, str(node.target), undo.form, spec=undo.spec, undone=undo.form)
+        rejection = _restore(program, node, undo)
+        form = "keep" if rejection is None else undo.form
+        yield SiteReport(node.name, str(node.target), form, rejection, undo.spec, undone=undo.form)
     program.graph_module.recompile()
+
+
+def _restore(program: ExportedProgram, node: Node, undo: Undo) -> Rejection | None:
+    signature = SIGNATURES[node.target]  # type: ignore[index]
+    source: Node = signature.read(node)["weight"]
+    packing = diagonal(undo.spec, undo.widths.forward).packing
+    store, name = _stored(program, source)
+    packed: Tensor = store[name]
+    if unpack(packed, packing).count_nonzero() != packed.count_nonzero():
+        return NOT_DIAGONAL
+    _replace(program, source, lambda weight: unpack(weight, packing))
+    signature.write(node, groups=undo.spec.channels)
+    del node.meta[UNDO]
+    return None

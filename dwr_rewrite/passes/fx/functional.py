@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.nn import functional as F
 
 from dwr_rewrite.lowerings.diagonal import diagonal
@@ -66,7 +67,7 @@ def pack(weight: Tensor, packing: Packing) -> Tensor:
     eye = torch.eye(packing.width, dtype=torch.bool, device=weight.device).reshape(packing.eye)
     zero = torch.zeros((), dtype=weight.dtype, device=weight.device)
     packed = torch.where(eye, weight.reshape(packing.split), zero).reshape(packing.packed)
-    return packed.contiguous(memory_format=layout(weight))
+    return _laid_out_as(weight, packed)
 
 
 def unpack(packed: Tensor, packing: Packing) -> Tensor:
@@ -76,17 +77,19 @@ def unpack(packed: Tensor, packing: Packing) -> Tensor:
     full = list(packing.split)
     full[packing.column] = packing.width
     on_diagonal = packed.reshape(full).diagonal(dim1=1, dim2=packing.column)
-    return on_diagonal.movedim(-1, 1).reshape(packing.compact)
+    return _laid_out_as(packed, on_diagonal.movedim(-1, 1).reshape(packing.compact))
 
 
-def layout(tensor: Tensor) -> torch.memory_format:
-    """channels_last where a tensor is that and not plain contiguous as well."""
-    if tensor.is_contiguous():
-        return torch.contiguous_format
-    for rank, memory_format in ((4, torch.channels_last), (5, torch.channels_last_3d)):
-        if tensor.dim() == rank and tensor.is_contiguous(memory_format=memory_format):
-            return memory_format
-    return torch.contiguous_format
+def _laid_out_as(weight: Tensor, other: Tensor) -> Tensor:
+    """``other`` contiguous, or channels_last as ``weight`` is.
+
+    Only the stride of axis 1 tells the two apart when a weight has one channel there, and no vmap
+    takes a ``memory_format``.
+    """
+    if weight.dim() > 3 and weight.stride(1) == 1:
+        last = other.movedim(1, -1).clone(memory_format=torch.contiguous_format)
+        return last.movedim(-1, 1)
+    return other.contiguous()
 
 
 class _Depthwise(torch.autograd.Function):
@@ -138,15 +141,16 @@ def convolve(
 ) -> Tensor:
     """The depthwise convolution of ``x`` [N, C, ...] (or [C, ...]) with a compact ``weight``.
 
-    Autocast casts the compact weight before it is packed. Where no gradient is wanted, or a tracer
-    records plain operators, it is the packed convolution itself.
+    Autocast casts the compact weight before it is packed. Where no gradient is wanted, a tracer
+    records plain operators, or tangents flow forward, it is the packed convolution itself.
     """
     x, weight, bias = _autocast(x, weight, bias)
     if x.dim() == weight.dim() - 1:  # no batch
         return convolve(x.unsqueeze(0), weight, bias, geometry, widths).squeeze(0)
     wanted = any(t is not None and t.requires_grad for t in (x, weight, bias))
     tracing: bool = torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
-    if tracing or not (wanted and torch.is_grad_enabled()):
+    tangents = getattr(forward_ad, "_current_level", -1) >= 0
+    if tracing or tangents or not (wanted and torch.is_grad_enabled()):
         packed = pack(weight, geometry.packing(widths.forward))
         return aten.convolution(x, packed, bias, *geometry.arguments(widths.forward))
     return _Depthwise.apply(x, weight, bias, geometry, widths)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
+from torch.nn.modules.conv import _ConvNd  # pyright: ignore[reportPrivateUsage]
 
 from dwr_rewrite.errors import Rejection
 from dwr_rewrite.lowerings.diagonal import diagonal
@@ -17,9 +19,12 @@ from dwr_rewrite.passes.fx.calls import (
     SIGNATURES,
     Signature,
     as_tuple,
+    chain,
     depthwise_conv,
     is_layout,
     padding_of,
+    update_meta,
+    writes,
 )
 from dwr_rewrite.passes.fx.decide import Chosen, Options, choose, inspect, left
 from dwr_rewrite.passes.fx.functional import Widths, pack, unpack
@@ -28,6 +33,59 @@ from dwr_rewrite.spec import ConvSpec
 
 UNDO = "dwr_undo"
 """Key in ``Node.meta`` of a rewritten call: an :class:`Undo`."""
+
+NOT_DIAGONAL = Rejection(
+    "not-diagonal", "its weight holds more than a diagonal now: it was changed after the rewrite"
+)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One operator that laid a weight out anew: a node without its first argument."""
+
+    op: str
+    target: Any
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    meta: dict[str, Any]
+
+    @classmethod
+    def of(cls, node: Node) -> Step:
+        """A node of a :func:`chain`."""
+        return cls(node.op, node.target, node.args[1:], dict(node.kwargs), dict(node.meta))
+
+    def __call__(self, value: Tensor) -> Any:
+        """What the node gives for a value."""
+        call = getattr(value, self.target) if self.op == "call_method" else None
+        arguments = self.args if call else (value, *self.args)
+        with torch.no_grad():
+            return (call or self.target)(*arguments, **self.kwargs)
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a compact weight came from that has other readers, or that operators laid out anew.
+
+    A copy of a GraphModule loses the attributes that no node reads, so the tensor itself is here.
+
+    Attributes:
+        root: the ``get_attr``: its target is the attribute.
+        tensor: the attribute's value.
+        steps: what made the weight of it.
+        stored: attribute of the packed weight.
+    """
+
+    root: Step
+    tensor: Tensor
+    steps: tuple[Step, ...]
+    stored: str
+
+    def value(self) -> Tensor:
+        """The compact weight."""
+        value = self.tensor.detach()
+        for step in self.steps:
+            value = step(value)
+        return value
 
 
 @dataclass(frozen=True)
@@ -39,21 +97,71 @@ class Undo:
         spec: the depthwise convolution.
         widths: its group widths now.
         form: for the report.
-        stored: attribute of the packed weight; None for a linked call.
-        attribute: attribute of the compact weight; None where it was laid out anew by operators.
+        positional: how many of its arguments were given by position.
+        keywords: names of the others that were given.
+        origin: where the compact weight of a precomputed call came from; None where the packed one
+            has taken its place.
     """
 
     target: Any
     spec: ConvSpec
     widths: Widths
     form: str
-    stored: str | None = None
-    attribute: str | None = None
+    positional: int = 0
+    keywords: tuple[str, ...] = ()
+    origin: Origin | None = None
 
 
-def rewrite(model: GraphModule, options: Options) -> list[SiteReport]:
-    """Rewrites every depthwise call of ``model`` in place, bodies of control flow included."""
+@dataclass
+class Uses:
+    """Who reads and writes the tensors of a model, by ``id``.
+
+    Attributes:
+        readers: how many nodes use a tensor; further names and convolutions that keep it count too.
+        written: tensors that a node changes in place.
+    """
+
+    readers: Counter[int]
+    written: set[int] = field(default_factory=set[int])
+
+    @classmethod
+    def of(cls, model: nn.Module) -> Uses:
+        """Looks through the graphs and the modules of ``model``."""
+        uses, owners = cls(Counter(map(id, tensors_read(model)))), Counter[int]()
+        for module in model.modules():
+            for _, tensor in (
+                *module.named_parameters(recurse=False, remove_duplicate=False),
+                *module.named_buffers(recurse=False, remove_duplicate=False),
+            ):  # somebody may call a convolution, which then uses the tensor as its weight
+                owners[id(tensor)] += 2 if isinstance(module, _ConvNd) else 1
+            if isinstance(module, GraphModule):
+                uses.written.update(
+                    id(value_of(module, node))
+                    for node in module.graph.find_nodes(op="get_attr")
+                    if _is_written(node)
+                )
+        uses.readers.update({tensor: count - 1 for tensor, count in owners.items()})
+        return uses
+
+
+def tensors_read(model: nn.Module) -> Iterator[Tensor]:
+    """The tensors that nodes read as attributes, once for each node that uses one."""
+    for module in model.modules():
+        if isinstance(module, GraphModule):
+            for node in module.graph.find_nodes(op="get_attr"):
+                value = value_of(module, node)
+                if value is not None:
+                    yield from (value for _ in node.users)
+
+
+def _is_written(node: Node) -> bool:
+    return any(writes(user) or (is_layout(user) and _is_written(user)) for user in node.users)
+
+
+def rewrite(model: nn.Module, options: Options) -> list[SiteReport]:
+    """Rewrites every depthwise call in the graphs of ``model`` in place, control flow included."""
     reports: list[SiteReport] = []
+    uses = Uses.of(model)
     for prefix, module in model.named_modules():
         if not isinstance(module, GraphModule):
             continue
@@ -72,11 +180,11 @@ def rewrite(model: GraphModule, options: Options) -> list[SiteReport]:
             signature = SIGNATURES.get(node.target)  # type: ignore[arg-type]
             if signature is None:
                 continue
-            result = _match(module, name, node, signature, options)
+            result = _match(module, name, node, signature, options, uses)
             if isinstance(result, Rejection):
                 reports.append(left(name, _op(node), result))
             elif result is not None:
-                _emit(module, node, signature, result)
+                _emit(module, node, signature, result, uses)
                 reports.append(result.report)
                 changed = True
         if changed:
@@ -90,7 +198,7 @@ def _op(node: Node) -> str:
 
 
 def _match(
-    module: GraphModule, name: str, node: Node, signature: Signature, options: Options
+    module: GraphModule, name: str, node: Node, signature: Signature, options: Options, uses: Uses
 ) -> Chosen | Rejection | None:
     arguments = signature.read(node)
     groups, source = arguments["groups"], arguments["weight"]
@@ -116,7 +224,11 @@ def _match(
     )  # fmt: skip
     if not isinstance(spec, ConvSpec):
         return spec
-    return choose(name, _op(node), spec, options, options.linked or weight is None)
+    linked = options.linked or weight is None
+    if not linked and id(value_of(module, chain(source)[0])) in uses.written:
+        return Rejection("weight-written", "the graph changes its weight in place; "
+                         "weights='linked' reads it anew each time")  # fmt: skip
+    return choose(name, _op(node), spec, options, linked)
 
 
 def _meta_value(node: Node) -> Tensor | None:
@@ -131,31 +243,28 @@ def _flat(value: Any) -> Any:
 
 def value_of(module: GraphModule, node: Node) -> Tensor | None:
     """The tensor that a node gives, if it is an attribute that was only laid out anew."""
-    if node.op == "get_attr":
-        value: Any = module
-        for part in str(node.target).split("."):
-            value = getattr(value, part, None)
-        return value if isinstance(value, Tensor) else None
-    if not is_layout(node) or not node.args or not isinstance(node.args[0], Node):
-        return None
-    others = [item for argument in node.args[1:] for item in _flat(argument)]
-    if any(isinstance(item, Node) for item in (*others, *node.kwargs.values())):
-        return None
-    value = value_of(module, node.args[0])
-    if value is None:
-        return None
-    rest = node.args[1:]
-    with torch.no_grad():
-        if node.op == "call_method":
-            return getattr(value, str(node.target))(*rest, **node.kwargs)
-        target: Any = node.target
-        return target(value, *rest, **node.kwargs)
+    nodes = chain(node)
+    value = _attribute(module, str(nodes[0].target)) if nodes else None
+    for later in nodes[1:]:
+        value = Step.of(later)(value) if isinstance(value, Tensor) else None
+    return value if isinstance(value, Tensor) else None
 
 
-def _emit(module: GraphModule, node: Node, signature: Signature, chosen: Chosen) -> None:
+def _attribute(module: nn.Module, target: str) -> Any:
+    value: Any = module
+    for part in target.split("."):
+        value = getattr(value, part, None)
+    return value
+
+
+def _emit(
+    module: GraphModule, node: Node, signature: Signature, chosen: Chosen, uses: Uses
+) -> None:
     arguments, spec = signature.read(node), chosen.spec
     source: Node = arguments["weight"]
-    undo = Undo(node.target, spec, chosen.widths, chosen.report.form)
+    undo = Undo(
+        node.target, spec, chosen.widths, chosen.report.form, len(node.args), tuple(node.kwargs)
+    )
     if chosen.report.weights == "linked":
         node.target = depthwise_conv
         node.args = (
@@ -164,29 +273,54 @@ def _emit(module: GraphModule, node: Node, signature: Signature, chosen: Chosen)
             arguments.get("output_padding", 0), spec.channels, tuple(chosen.widths),
         )  # fmt: skip
         node.kwargs = {}
+        node.meta["is_wrapped"] = True  # whoever traces the graph again leaves the call whole
     else:
         weight = value_of(module, source)
         assert weight is not None
         packing = diagonal(spec, chosen.widths.forward).packing
-        packed = nn.Parameter(pack(weight.detach(), packing), requires_grad=weight.requires_grad)
-        stored = _store(module, node, packed)
-        signature.write(node, weight=stored, groups=spec.channels // packing.width)
-        attribute = str(source.target) if source.op == "get_attr" else None
-        undo = replace(undo, stored=str(stored.target), attribute=attribute)
+        packed = pack(weight.detach(), packing)
+        if source.op == "get_attr" and uses.readers[id(weight)] == 1:
+            _assign(module, str(source.target), packed, weight)
+            compact = source
+        else:
+            compact, origin = _store(module, node, source, packed)
+            undo = replace(undo, origin=origin)
+        update_meta(compact, lambda value: pack(value, packing))
+        signature.write(node, weight=compact, groups=spec.channels // packing.width)
         _erase_unused(module, source)
     node.meta[UNDO] = undo
 
 
-def _store(module: GraphModule, node: Node, value: nn.Parameter) -> Node:
-    """A new parameter, and the node before ``node`` that reads it."""
+def _assign(module: nn.Module, target: str, value: Tensor, like: Tensor) -> None:
+    """Makes ``value`` the attribute ``target``: a parameter if ``like`` is one, else a buffer."""
+    *path, name = target.split(".")
+    for part in path:
+        if not hasattr(module, part):
+            module.add_module(part, nn.Module())
+        module = module.get_submodule(part)
+    if isinstance(like, nn.Parameter):
+        setattr(module, name, nn.Parameter(value, requires_grad=like.requires_grad))
+    elif hasattr(module, name):
+        setattr(module, name, value)
+    else:
+        module.register_buffer(name, value)
+
+
+def _store(module: GraphModule, node: Node, source: Node, packed: Tensor) -> tuple[Node, Origin]:
+    """A new attribute beside the compact weight, and the node before ``node`` that reads it."""
+    root, *later = chain(source)
+    tensor = value_of(module, root)
+    assert tensor is not None
     wanted = f"{node.name}_dwr_weight"
     name, count = wanted, 1
     while hasattr(module, name):
         count += 1
         name = f"{wanted}_{count}"
-    module.register_parameter(name, value)
+    _assign(module, name, packed, tensor)
     with module.graph.inserting_before(node):
-        return module.graph.get_attr(name)
+        stored = module.graph.get_attr(name)
+    stored.meta.update(source.meta)
+    return stored, Origin(Step.of(root), tensor, tuple(map(Step.of, later)), name)
 
 
 def _erase_unused(module: GraphModule, node: Node) -> None:
@@ -199,8 +333,8 @@ def _erase_unused(module: GraphModule, node: Node) -> None:
         _erase_unused(module, operand)
 
 
-def restore(model: GraphModule) -> Iterator[SiteReport]:
-    """Undoes every rewritten call of ``model`` in place."""
+def restore(model: nn.Module) -> Iterator[SiteReport]:
+    """Undoes every rewritten call in the graphs of ``model`` in place."""
     for prefix, module in model.named_modules():
         if not isinstance(module, GraphModule):
             continue
@@ -208,31 +342,64 @@ def restore(model: GraphModule) -> Iterator[SiteReport]:
             undo = node.meta.get(UNDO)
             if undo is None:
                 continue
-            _restore(module, node, undo)
-            del node.meta[UNDO]
+            linked = node.target is depthwise_conv
+            rejection = _unlink(node, undo) if linked else _unpack(module, node, undo)
+            if rejection is None:
+                del node.meta[UNDO]
             name = f"{prefix}.{node.name}" if prefix else node.name
-            yield SiteReport(name, _op(node), undo.form, spec=undo.spec, undone=undo.form)
+            form = undo.form if rejection else "keep"
+            yield SiteReport(name, _op(node), form, rejection, undo.spec, undone=undo.form)
         module.graph.lint()
         module.recompile()
 
 
-def _restore(module: GraphModule, node: Node, undo: Undo) -> None:
-    if undo.stored is None:
-        signature = SIGNATURES[undo.target]
-        arguments = dict(zip(GENERAL, node.args, strict=False))
-        node.target = undo.target
-        node.args = tuple(arguments[name] for name in signature.names)
-        return
-    signature = SIGNATURES[undo.target]
-    packed: Node = signature.read(node)["weight"]
-    if undo.attribute is not None:
-        with module.graph.inserting_before(node):
-            compact = module.graph.get_attr(undo.attribute)
-        delattr(module, undo.stored)
-    else:  # the chain of layout operators is gone: the compact weight takes the packed one's place
-        compact, old = packed, module.get_parameter(undo.stored)
-        packing = diagonal(undo.spec, undo.widths.forward).packing
-        value = unpack(old.detach(), packing).contiguous()
-        module.register_parameter(undo.stored, nn.Parameter(value, old.requires_grad))
-    signature.write(node, weight=compact, groups=undo.spec.channels)
-    _erase_unused(module, packed)
+def _unlink(node: Node, undo: Undo) -> None:
+    names = SIGNATURES[undo.target].names
+    arguments = dict(zip(GENERAL, node.args, strict=False))
+    node.target = undo.target
+    node.args = tuple(arguments[name] for name in names[: undo.positional])
+    node.kwargs = {name: arguments[name] for name in undo.keywords}
+    del node.meta["is_wrapped"]
+
+
+def _unpack(module: GraphModule, node: Node, undo: Undo) -> Rejection | None:
+    signature, origin = SIGNATURES[node.target], undo.origin  # type: ignore[index]
+    source: Node = signature.read(node)["weight"]
+    packed = value_of(module, source)
+    packing = diagonal(undo.spec, undo.widths.forward).packing
+    if packed is None or packed.shape != packing.packed:
+        return Rejection("weight-replaced", "its weight is not the stored one any more")
+    compact = unpack(packed.detach(), packing)
+    if compact.count_nonzero() != packed.count_nonzero():
+        return NOT_DIAGONAL
+    signature.write(node, groups=undo.spec.channels)
+    if origin is not None and _equal(origin.value().to(compact), compact):
+        signature.write(node, weight=_source(module, node, origin))
+        _erase_unused(module, source)
+        if not any(n.target == origin.stored for n in module.graph.find_nodes(op="get_attr")):
+            delattr(module, origin.stored)
+    else:
+        _assign(module, str(source.target), compact, packed)
+        update_meta(source, lambda value: unpack(value, packing))
+    return None
+
+
+def _equal(one: Tensor, other: Tensor) -> bool:
+    """Whether the values are the same, NaN included."""
+    return torch.allclose(one, other, rtol=0, atol=0, equal_nan=True)
+
+
+def _source(module: GraphModule, node: Node, origin: Origin) -> Node:
+    """The nodes that make the compact weight, before ``node``; a lost attribute comes back."""
+    target = str(origin.root.target)
+    if not isinstance(_attribute(module, target), Tensor):
+        tensor = _attribute(module, origin.stored)
+        _assign(module, target, origin.tensor.detach().clone().to(tensor), tensor)
+    with module.graph.inserting_before(node):
+        current = module.graph.get_attr(target)
+        current.meta.update(origin.root.meta)
+        for step in origin.steps:
+            arguments = (current, *step.args)
+            current = module.graph.create_node(step.op, step.target, arguments, step.kwargs)
+            current.meta.update(step.meta)
+    return current
