@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from dwr_rewrite.errors import DwrError, Rejection
 from dwr_rewrite.lowerings import blocks, dense, keep
@@ -48,6 +50,49 @@ class Policy:
     def __str__(self) -> str:
         """The text that :meth:`parse` reads."""
         return f"{self.form}:{self.width}" if self.form == blocks.name else self.form
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """What the user lets a pass touch: regular expressions that are searched for in site names.
+
+    Attributes:
+        include: only sites whose name one of these finds; empty for all.
+        exclude: no site whose name one of these finds.
+    """
+
+    include: tuple[re.Pattern[str], ...] = ()
+    exclude: tuple[re.Pattern[str], ...] = ()
+
+    @classmethod
+    def parse(cls, include: Iterable[str], exclude: Iterable[str]) -> Selection:
+        """Compiles the expressions.
+
+        Raises:
+            DwrError: one of them is none.
+        """
+        return cls(_patterns("include", include), _patterns("exclude", exclude))
+
+    def reject(self, name: str) -> Rejection | None:
+        """Why the user's choice leaves this site out, or None."""
+        hit = next((p for p in self.exclude if p.search(name)), None)
+        if hit is not None:
+            return Rejection("excluded", f"excluded by {hit.pattern!r}")
+        if self.include and not any(p.search(name) for p in self.include):
+            return Rejection("not-included", "no include pattern matches its name")
+        return None
+
+
+def _patterns(option: str, texts: Any) -> tuple[re.Pattern[str], ...]:
+    if not isinstance(texts, list | tuple) or not all(isinstance(text, str) for text in texts):
+        raise DwrError(f"{option} {texts!r}: a list of regular expressions expected")
+    patterns: list[re.Pattern[str]] = []
+    for text in texts:
+        try:
+            patterns.append(re.compile(text))
+        except re.error as error:
+            raise DwrError(f"{option} {text!r} is not a regular expression: {error}") from None
+    return tuple(patterns)
 
 
 @dataclass(frozen=True, slots=True)

@@ -181,7 +181,7 @@ MISTAKES = {
     "policy": (given("--policy", "best"), "policy 'best'"),
     "weights": (given("--weights", "x"), "'x' is not one of 'precomputed', 'linked'"),
     "growth": (given("--max-growth", "lots"), "'lots'"),
-    "regex": (given("--include", "["), "--include '['"),
+    "regex": (given("--include", "["), "include '['"),
     "seed": (given("--seed", "x"), "--seed"),
     "shape": (given("--shape", "x:axb"), "NAME:1x3x224x224"),
     "shape of no input": (given("--shape", "z:1x2"), "its inputs are 'x'"),

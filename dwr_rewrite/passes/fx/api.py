@@ -11,7 +11,7 @@ from torch.export import ExportedProgram
 from torch.fx import GraphModule
 
 from dwr_rewrite.errors import DwrError
-from dwr_rewrite.passes.fx import exported, graph, modules
+from dwr_rewrite.passes.fx import attributes, exported, graph, modules
 from dwr_rewrite.passes.fx.decide import FormPolicy, Options, options
 from dwr_rewrite.passes.fx.observe import functional_calls
 from dwr_rewrite.report import SiteReport
@@ -93,7 +93,7 @@ def _rewrite(model: nn.Module | ExportedProgram, chosen: Options) -> Iterator[Si
     if isinstance(model, ExportedProgram):
         yield from exported.rewrite(model, chosen)
         return
-    yield from modules.rewrite(model, chosen, graph.tensors_read(model))
+    yield from modules.rewrite(model, chosen, attributes.tensors_read(model))
     yield from graph.rewrite(model, chosen)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +11,7 @@ from torch import Tensor
 from dwr_rewrite import cost
 from dwr_rewrite.errors import DwrError, Rejection
 from dwr_rewrite.passes.fx.functional import Widths
-from dwr_rewrite.planner import Policy
+from dwr_rewrite.planner import Policy, Selection
 from dwr_rewrite.report import SiteReport
 from dwr_rewrite.spec import DTYPES, ConvSpec, Pads, Same
 
@@ -30,25 +29,14 @@ class Options:
     Attributes:
         policies: one for each direction.
         linked: keep the compact weight as the parameter.
-        include: only sites whose name one of these finds; empty for all.
-        exclude: no site whose name one of these finds.
+        selection: the sites that may be touched.
         max_growth: bytes that one packed weight may have more than the compact one.
     """
 
     policies: tuple[Policy, Policy, Policy]
     linked: bool
-    include: tuple[re.Pattern[str], ...] = ()
-    exclude: tuple[re.Pattern[str], ...] = ()
-    max_growth: int = 256 << 20
-
-    def excludes(self, name: str) -> Rejection | None:
-        """Why the user's choice leaves a site out, or None."""
-        hit = next((p for p in self.exclude if p.search(name)), None)
-        if hit is not None:
-            return Rejection("excluded", f"excluded by {hit.pattern!r}")
-        if self.include and not any(p.search(name) for p in self.include):
-            return Rejection("not-included", "no include pattern matches its name")
-        return None
+    selection: Selection
+    max_growth: int
 
 
 def options(
@@ -68,8 +56,7 @@ def options(
     return Options(
         _policies(policy),
         linked,
-        _patterns("include", include),
-        _patterns("exclude", exclude),
+        Selection.parse(include, exclude),
         max_growth,
     )
 
@@ -88,18 +75,6 @@ def _policies(policy: FormPolicy) -> tuple[Policy, Policy, Policy]:
     forms: dict[str, str] = {**dict.fromkeys(DIRECTIONS, "keep"), **texts}
     forward, grad_input, grad_weight = (Policy.parse(forms[name]) for name in DIRECTIONS)
     return forward, grad_input, grad_weight
-
-
-def _patterns(option: str, texts: Sequence[str]) -> tuple[re.Pattern[str], ...]:
-    given: Any = texts
-    listed = isinstance(given, Sequence) and not isinstance(given, str)
-    if not listed or not all(isinstance(text, str) for text in given):
-        raise DwrError(f"{option}={given!r}: a list of regular expressions expected")
-    try:
-        return tuple(map(re.compile, texts))
-    except re.error as error:
-        text = repr(error.pattern)
-        raise DwrError(f"{option}: {text} is not a regular expression: {error}") from None
 
 
 @dataclass(frozen=True)
@@ -162,7 +137,7 @@ def inspect(
 
 def choose(name: str, op: str, spec: ConvSpec, chosen: Options, linked: bool) -> Chosen | Rejection:
     """The widths that the policies give a site, or why it is kept."""
-    excluded = chosen.excludes(name)
+    excluded = chosen.selection.reject(name)
     if excluded is not None:
         return excluded
     widths: list[int] = []

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
-from torch.nn.modules.conv import _ConvNd  # pyright: ignore[reportPrivateUsage]
 
 from dwr_rewrite.errors import Rejection
 from dwr_rewrite.lowerings.diagonal import diagonal
+from dwr_rewrite.passes.fx.attributes import Origin, Step, Uses, assign, attribute_of, value_of
 from dwr_rewrite.passes.fx.calls import (
     GENERAL,
     SIGNATURES,
@@ -21,10 +20,8 @@ from dwr_rewrite.passes.fx.calls import (
     as_tuple,
     chain,
     depthwise_conv,
-    is_layout,
     padding_of,
     update_meta,
-    writes,
 )
 from dwr_rewrite.passes.fx.decide import Chosen, Options, choose, inspect, left
 from dwr_rewrite.passes.fx.functional import Widths, pack, unpack
@@ -37,55 +34,6 @@ UNDO = "dwr_undo"
 NOT_DIAGONAL = Rejection(
     "not-diagonal", "its weight holds more than a diagonal now: it was changed after the rewrite"
 )
-
-
-@dataclass(frozen=True)
-class Step:
-    """One operator that laid a weight out anew: a node without its first argument."""
-
-    op: str
-    target: Any
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    meta: dict[str, Any]
-
-    @classmethod
-    def of(cls, node: Node) -> Step:
-        """A node of a :func:`chain`."""
-        return cls(node.op, node.target, node.args[1:], dict(node.kwargs), dict(node.meta))
-
-    def __call__(self, value: Tensor) -> Any:
-        """What the node gives for a value."""
-        call = getattr(value, self.target) if self.op == "call_method" else None
-        arguments = self.args if call else (value, *self.args)
-        with torch.no_grad():
-            return (call or self.target)(*arguments, **self.kwargs)
-
-
-@dataclass(frozen=True)
-class Origin:
-    """Where a compact weight came from that has other readers, or that operators laid out anew.
-
-    A copy of a GraphModule loses the attributes that no node reads, so the tensor itself is here.
-
-    Attributes:
-        root: the ``get_attr``: its target is the attribute.
-        tensor: the attribute's value.
-        steps: what made the weight of it.
-        stored: attribute of the packed weight.
-    """
-
-    root: Step
-    tensor: Tensor
-    steps: tuple[Step, ...]
-    stored: str
-
-    def value(self) -> Tensor:
-        """The compact weight."""
-        value = self.tensor.detach()
-        for step in self.steps:
-            value = step(value)
-        return value
 
 
 @dataclass(frozen=True)
@@ -110,52 +58,6 @@ class Undo:
     positional: int = 0
     keywords: tuple[str, ...] = ()
     origin: Origin | None = None
-
-
-@dataclass
-class Uses:
-    """Who reads and writes the tensors of a model, by ``id``.
-
-    Attributes:
-        readers: how many nodes use a tensor; further names and convolutions that keep it count too.
-        written: tensors that a node changes in place.
-    """
-
-    readers: Counter[int]
-    written: set[int] = field(default_factory=set[int])
-
-    @classmethod
-    def of(cls, model: nn.Module) -> Uses:
-        """Looks through the graphs and the modules of ``model``."""
-        uses, owners = cls(Counter(map(id, tensors_read(model)))), Counter[int]()
-        for module in model.modules():
-            for _, tensor in (
-                *module.named_parameters(recurse=False, remove_duplicate=False),
-                *module.named_buffers(recurse=False, remove_duplicate=False),
-            ):  # somebody may call a convolution, which then uses the tensor as its weight
-                owners[id(tensor)] += 2 if isinstance(module, _ConvNd) else 1
-            if isinstance(module, GraphModule):
-                uses.written.update(
-                    id(value_of(module, node))
-                    for node in module.graph.find_nodes(op="get_attr")
-                    if _is_written(node)
-                )
-        uses.readers.update({tensor: count - 1 for tensor, count in owners.items()})
-        return uses
-
-
-def tensors_read(model: nn.Module) -> Iterator[Tensor]:
-    """The tensors that nodes read as attributes, once for each node that uses one."""
-    for module in model.modules():
-        if isinstance(module, GraphModule):
-            for node in module.graph.find_nodes(op="get_attr"):
-                value = value_of(module, node)
-                if value is not None:
-                    yield from (value for _ in node.users)
-
-
-def _is_written(node: Node) -> bool:
-    return any(writes(user) or (is_layout(user) and _is_written(user)) for user in node.users)
 
 
 def rewrite(model: nn.Module, options: Options) -> list[SiteReport]:
@@ -241,22 +143,6 @@ def _flat(value: Any) -> Any:
     return value if isinstance(value, list | tuple) else (value,)
 
 
-def value_of(module: GraphModule, node: Node) -> Tensor | None:
-    """The tensor that a node gives, if it is an attribute that was only laid out anew."""
-    nodes = chain(node)
-    value = _attribute(module, str(nodes[0].target)) if nodes else None
-    for later in nodes[1:]:
-        value = Step.of(later)(value) if isinstance(value, Tensor) else None
-    return value if isinstance(value, Tensor) else None
-
-
-def _attribute(module: nn.Module, target: str) -> Any:
-    value: Any = module
-    for part in target.split("."):
-        value = getattr(value, part, None)
-    return value
-
-
 def _emit(
     module: GraphModule, node: Node, signature: Signature, chosen: Chosen, uses: Uses
 ) -> None:
@@ -280,7 +166,7 @@ def _emit(
         packing = diagonal(spec, chosen.widths.forward).packing
         packed = pack(weight.detach(), packing)
         if source.op == "get_attr" and uses.readers[id(weight)] == 1:
-            _assign(module, str(source.target), packed, weight)
+            assign(module, str(source.target), packed, weight)
             compact = source
         else:
             compact, origin = _store(module, node, source, packed)
@@ -289,21 +175,6 @@ def _emit(
         signature.write(node, weight=compact, groups=spec.channels // packing.width)
         _erase_unused(module, source)
     node.meta[UNDO] = undo
-
-
-def _assign(module: nn.Module, target: str, value: Tensor, like: Tensor) -> None:
-    """Makes ``value`` the attribute ``target``: a parameter if ``like`` is one, else a buffer."""
-    *path, name = target.split(".")
-    for part in path:
-        if not hasattr(module, part):
-            module.add_module(part, nn.Module())
-        module = module.get_submodule(part)
-    if isinstance(like, nn.Parameter):
-        setattr(module, name, nn.Parameter(value, requires_grad=like.requires_grad))
-    elif hasattr(module, name):
-        setattr(module, name, value)
-    else:
-        module.register_buffer(name, value)
 
 
 def _store(module: GraphModule, node: Node, source: Node, packed: Tensor) -> tuple[Node, Origin]:
@@ -316,7 +187,7 @@ def _store(module: GraphModule, node: Node, source: Node, packed: Tensor) -> tup
     while hasattr(module, name):
         count += 1
         name = f"{wanted}_{count}"
-    _assign(module, name, packed, tensor)
+    assign(module, name, packed, tensor)
     with module.graph.inserting_before(node):
         stored = module.graph.get_attr(name)
     stored.meta.update(source.meta)
@@ -379,7 +250,7 @@ def _unpack(module: GraphModule, node: Node, undo: Undo) -> Rejection | None:
         if not any(n.target == origin.stored for n in module.graph.find_nodes(op="get_attr")):
             delattr(module, origin.stored)
     else:
-        _assign(module, str(source.target), compact, packed)
+        assign(module, str(source.target), compact, packed)
         update_meta(source, lambda value: unpack(value, packing))
     return None
 
@@ -392,9 +263,9 @@ def _equal(one: Tensor, other: Tensor) -> bool:
 def _source(module: GraphModule, node: Node, origin: Origin) -> Node:
     """The nodes that make the compact weight, before ``node``; a lost attribute comes back."""
     target = str(origin.root.target)
-    if not isinstance(_attribute(module, target), Tensor):
-        tensor = _attribute(module, origin.stored)
-        _assign(module, target, origin.tensor.detach().clone().to(tensor), tensor)
+    if not isinstance(attribute_of(module, target), Tensor):
+        tensor = attribute_of(module, origin.stored)
+        assign(module, target, origin.tensor.detach().clone().to(tensor), tensor)
     with module.graph.inserting_before(node):
         current = module.graph.get_attr(target)
         current.meta.update(origin.root.meta)

@@ -14,7 +14,6 @@ import inspect as python_inspect
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from functools import cache
 from itertools import chain
 from typing import Any
@@ -24,18 +23,15 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.parameter import UninitializedParameter
-from torch.nn.utils import parametrize
 
 from dwr_rewrite.errors import Rejection
 from dwr_rewrite.lowerings.diagonal import diagonal
 from dwr_rewrite.passes.fx.calls import as_tuple
 from dwr_rewrite.passes.fx.decide import Chosen, Options, choose, inspect, left
-from dwr_rewrite.passes.fx.functional import Geometry, Widths, convolve, pack, pad, unpack
+from dwr_rewrite.passes.fx.functional import pack, unpack
+from dwr_rewrite.passes.fx.linked import UNDO, Undo, base_class, class_over, linked_class
 from dwr_rewrite.report import SiteReport
 from dwr_rewrite.spec import ConvSpec, Pads, Same
-
-UNDO = "_dwr_undo"
-"""Attribute of a rewritten module: what it was."""
 
 STOCK = (
     nn.Conv1d,
@@ -45,107 +41,6 @@ STOCK = (
     nn.ConvTranspose2d,
     nn.ConvTranspose3d,
 )
-
-
-@dataclass(frozen=True)
-class Undo:
-    """What a rewritten module was, and what it is.
-
-    Attributes:
-        spec: the depthwise convolution.
-        widths: its group widths now.
-        base: its class before; None when it is precomputed, which keeps the class.
-        form: for the report.
-    """
-
-    spec: ConvSpec
-    widths: Widths
-    base: type[nn.Module] | None
-    form: str
-
-
-class Linked:
-    """Mixin before a convolution class: packs ``self.weight``, which stays compact."""
-
-    def _conv_forward(self: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        geometry, x = conv_geometry(self, x)
-        return convolve(x, weight, bias, geometry, getattr(self, UNDO).widths)
-
-    def __reduce_ex__(self: Any, protocol: Any) -> Any:
-        """Pickles and copies by the class before: the subclass is made anew there."""
-        reduced = super().__reduce_ex__(max(protocol, 2))
-        base = getattr(self, UNDO).base
-        if type(self) is not linked_class(base):  # something else was laid over it since
-            return reduced
-        return _new, (base,), *reduced[2:]
-
-
-class LinkedTranspose(Linked):
-    """The same for a transposed convolution, whose forward is in the class itself."""
-
-    def forward(self: Any, x: Tensor, output_size: list[int] | None = None) -> Tensor:
-        """As that of torch.nn."""
-        undo: Undo = getattr(self, UNDO)
-        spec, rank = undo.spec, len(undo.spec.kernel)
-        extra = self._output_padding(
-            x, output_size, self.stride, self.padding, self.kernel_size, rank, self.dilation
-        )
-        geometry = Geometry(
-            spec.channels, spec.kernel, spec.multiplier, as_tuple(self.stride, rank),
-            as_tuple(self.padding, rank), as_tuple(self.dilation, rank),
-            transposed=True, output_padding=as_tuple(extra, rank),
-        )  # fmt: skip
-        return convolve(x, self.weight, self.bias, geometry, undo.widths)
-
-
-_linked_classes: dict[type, type] = {}
-
-
-def linked_class(base: type) -> type:
-    """The linked subclass of a convolution class, one for each."""
-    if base not in _linked_classes:
-        mixin = LinkedTranspose if issubclass(base, _ConvTransposeNd) else Linked
-        names = {"__module__": base.__module__, "__qualname__": f"Linked{base.__qualname__}"}
-        _linked_classes[base] = type(f"Linked{base.__name__}", (mixin, base), names)
-    return _linked_classes[base]
-
-
-def _new(base: type) -> Any:
-    cls: Any = linked_class(base)
-    return cls.__new__(cls)
-
-
-def _base(cls: type) -> type:
-    """A class without what ``torch.nn.utils.parametrize`` laid over it."""
-    return _base(cls.__bases__[0]) if cls.__module__ == parametrize.__name__ else cls
-
-
-def _over(cls: type, base: type) -> type:
-    """``base`` under what ``torch.nn.utils.parametrize`` laid over it to make ``cls``.
-
-    It has to stay on top: to remove a parametrization, torch looks for it in a module's own class.
-    """
-    if cls.__module__ != parametrize.__name__:
-        return base
-    names = {k: v for k, v in vars(cls).items() if k not in ("__dict__", "__weakref__")}
-    below = _over(cls.__bases__[0], base)
-    return type(f"Parametrized{below.__name__}", (below,), names)
-
-
-def conv_geometry(module: Any, x: Tensor) -> tuple[Geometry, Tensor]:
-    """The geometry of a Conv module, and its input padded where padding is not symmetric zeros."""
-    spec: ConvSpec = getattr(module, UNDO).spec
-    rank, padding = len(spec.kernel), module.padding
-    if module.padding_mode != "zeros" or padding == "same":
-        flat = module._reversed_padding_repeated_twice
-        pairs = tuple((flat[i], flat[i + 1]) for i in range(len(flat) - 2, -1, -2))
-        x, padding = pad(x, pairs, module.padding_mode), (0,) * len(pairs)
-    elif padding == "valid":
-        padding = 0
-    return Geometry(
-        spec.channels, spec.kernel, spec.multiplier, as_tuple(module.stride, rank),
-        as_tuple(padding, rank), as_tuple(module.dilation, rank),
-    ), x  # fmt: skip
 
 
 def rewrite(model: nn.Module, options: Options, read: Iterable[Tensor] = ()) -> list[SiteReport]:
@@ -270,10 +165,10 @@ def _source(cls: type) -> str:
 def _emit(module: Any, chosen: Chosen) -> None:
     report, spec = chosen.report, chosen.spec
     linked = report.weights == "linked"
-    base = _base(type(module))
+    base = base_class(type(module))
     undo = Undo(spec, chosen.widths, base if linked else None, report.form)
     if linked:
-        module.__class__ = _over(type(module), linked_class(base))
+        module.__class__ = class_over(type(module), linked_class(base))
     else:
         packing = diagonal(spec, chosen.widths.forward).packing
         replace_weight(module, pack(module.weight.detach(), packing))
@@ -302,10 +197,10 @@ def restore(model: nn.Module) -> Iterator[SiteReport]:
 
 def _restore(module: Any, undo: Undo) -> Rejection | None:
     if undo.base is not None:
-        if _base(type(module)) is not linked_class(undo.base):
+        if base_class(type(module)) is not linked_class(undo.base):
             return Rejection("wrapped", f"its class is {type(module).__name__} now: undo first "
                              f"what wrapped it after the rewrite")  # fmt: skip
-        module.__class__ = _over(type(module), undo.base)
+        module.__class__ = class_over(type(module), undo.base)
     else:
         packing = diagonal(undo.spec, undo.widths.forward).packing
         weight = module.weight.detach()

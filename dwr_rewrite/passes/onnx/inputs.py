@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 
 from dwr_rewrite.errors import DwrError
-from dwr_rewrite.passes.onnx.weights import dtype_name
+from dwr_rewrite.passes.onnx.fold import dtype_name
 from dwr_rewrite.verify import make_input
 
 Arrays = dict[str, NDArray[Any]]

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import onnx_graphsurgeon as gs
@@ -12,6 +11,7 @@ from dwr_rewrite.errors import Rejection
 from dwr_rewrite.passes.onnx.graphs import Scope, label
 from dwr_rewrite.passes.onnx.metadata import read
 from dwr_rewrite.passes.onnx.weights import Types, Weight, resolve
+from dwr_rewrite.planner import Selection
 from dwr_rewrite.spec import ConvSpec, Site, resolve_padding
 
 STANDARD = ("", "ai.onnx")
@@ -53,23 +53,6 @@ class Left:
     name: str
     op: str
     rejection: Rejection
-
-
-@dataclass(frozen=True)
-class Selection:
-    """What the user lets the pass touch: regular expressions searched for in site names."""
-
-    include: Sequence[re.Pattern[str]] = ()
-    exclude: Sequence[re.Pattern[str]] = ()
-
-    def reject(self, name: str) -> Rejection | None:
-        """Why the user's choice leaves this site out, or None."""
-        hit = next((p for p in self.exclude if p.search(name)), None)
-        if hit:
-            return Rejection("excluded", f"excluded by --exclude {hit.pattern!r}")
-        if self.include and not any(p.search(name) for p in self.include):
-            return Rejection("not-included", "no --include pattern matches its name")
-        return None
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,11 @@ from onnx import ModelProto, NodeProto
 from dwr_rewrite.errors import Rejection
 from dwr_rewrite.lowerings.diagonal import diagonal
 from dwr_rewrite.passes.onnx.emit import Emitter
+from dwr_rewrite.passes.onnx.fold import fold
 from dwr_rewrite.passes.onnx.graphs import Scope, label
-from dwr_rewrite.passes.onnx.match import Selection
 from dwr_rewrite.passes.onnx.metadata import erase, read
-from dwr_rewrite.passes.onnx.weights import Array, along, fold
+from dwr_rewrite.passes.onnx.weights import Array, along
+from dwr_rewrite.planner import Selection
 from dwr_rewrite.recipe import Packing
 from dwr_rewrite.spec import ConvSpec
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -21,10 +20,10 @@ from dwr_rewrite.passes.onnx.graphs import (
     quiet,
     scopes,
 )
-from dwr_rewrite.passes.onnx.match import Context, Left, Match, Selection, match
+from dwr_rewrite.passes.onnx.match import Context, Left, Match, match
 from dwr_rewrite.passes.onnx.restore import restore
 from dwr_rewrite.passes.onnx.types import infer
-from dwr_rewrite.planner import Decision, Policy, plan
+from dwr_rewrite.planner import Decision, Policy, Selection, plan
 from dwr_rewrite.report import SiteReport
 
 OLDEST_OPSET, OLDEST_IR = 6, 3
@@ -63,9 +62,7 @@ def rewrite(model: ModelProto, options: Options) -> list[SiteReport]:
     policy = Policy.parse(options.policy)
     if options.weights not in ("precomputed", "linked"):
         raise DwrError(f"weights {options.weights!r}: precomputed or linked expected")
-    selection = Selection(
-        _patterns("include", options.include), _patterns("exclude", options.exclude)
-    )
+    selection = Selection.parse(options.include, options.exclude)
     _check_versions(model)
     with quiet():
         found = scopes(model)
@@ -134,16 +131,6 @@ def _check_versions(model: ModelProto) -> None:
             f"the model uses opset {version}; {OLDEST_OPSET} to {newest} are supported: convert it "
             f"with onnx.version_converter, or install a newer onnx"
         )
-
-
-def _patterns(option: str, texts: Sequence[str]) -> tuple[re.Pattern[str], ...]:
-    patterns: list[re.Pattern[str]] = []
-    for text in texts:
-        try:
-            patterns.append(re.compile(text))
-        except re.error as error:
-            raise DwrError(f"--{option} {text!r} is not a regular expression: {error}") from None
-    return tuple(patterns)
 
 
 def _overridable(model: ModelProto) -> frozenset[str]:

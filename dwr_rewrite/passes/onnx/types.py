@@ -8,7 +8,8 @@ from math import prod
 import onnx
 from onnx import GraphProto, ModelProto, TensorProto, ValueInfoProto, helper, shape_inference
 
-from dwr_rewrite.passes.onnx.weights import Types, dtype_name
+from dwr_rewrite.passes.onnx.fold import dtype_name
+from dwr_rewrite.passes.onnx.weights import Types
 
 SMALL = 1024
 """Elements up to which a tensor stays in the skeleton: shapes and axes that inference reads."""

@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 import dwr_rewrite as dwr
 from dwr_rewrite.errors import DwrError
-from dwr_rewrite.passes.fx.modules import UNDO, linked_class
+from dwr_rewrite.passes.fx.linked import UNDO, linked_class
 from tests.passes.fx.test_functional import Watch
 
 MIXED = {"forward": "dense", "grad_input": "blocks:2", "grad_weight": "keep"}
@@ -172,10 +172,10 @@ def test_every_padding(cls, mode, padding):
 
 
 def test_the_comparison_fails_when_the_padding_is_on_the_wrong_side(monkeypatch):
-    from dwr_rewrite.passes.fx import modules
+    from dwr_rewrite.passes.fx import linked
 
-    model, right = conv(nn.Conv1d, 4, padding="same"), modules.pad
-    monkeypatch.setattr(modules, "pad", lambda x, pads, mode: right(
+    model, right = conv(nn.Conv1d, 4, padding="same"), linked.pad
+    monkeypatch.setattr(linked, "pad", lambda x, pads, mode: right(
         x, tuple((b, a) for a, b in pads), mode))  # fmt: skip
     x = sample(model)
     with warnings.catch_warnings():  # torch's, about a copy
@@ -358,10 +358,10 @@ BAD = [
     (dict(policy={"forward": 5}), "policy 5: a text such as"),
     (dict(policy={"backward": "dense"}), "policy for 'backward': forward, grad_input, grad_weight"),
     (dict(weights="dense"), "weights 'dense': precomputed, linked or None expected"),
-    (dict(include="up"), "include='up': a list of regular expressions expected"),
-    (dict(include=[1]), r"include=\[1\]: a list"),
-    (dict(exclude=None), "exclude=None: a list"),
-    (dict(exclude=["("]), r"exclude: '\(' is not a regular expression"),
+    (dict(include="up"), "include 'up': a list of regular expressions expected"),
+    (dict(include=[1]), r"include \[1\]: a list"),
+    (dict(exclude=None), "exclude None: a list"),
+    (dict(exclude=["("]), r"exclude '\(' is not a regular expression"),
     (dict(max_growth="1G"), "max_growth '1G': a number of bytes expected"),
     (dict(max_growth=-1), "max_growth -1"),
 ]

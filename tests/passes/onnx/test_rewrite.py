@@ -135,7 +135,7 @@ def test_the_user_selects_by_regular_expression(options, expected):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (dict(include=["("]), "--include '\\('"),
+        (dict(include=["("]), "include '\\('"),
         (dict(policy="best"), "policy 'best'"),
         (dict(weights="shared"), "weights 'shared'"),
     ],
