@@ -172,10 +172,10 @@ def test_every_padding(cls, mode, padding):
 
 
 def test_the_comparison_fails_when_the_padding_is_on_the_wrong_side(monkeypatch):
-    from dwr_rewrite.passes.fx import linked
+    from dwr_rewrite.passes.fx import linked as classes
 
-    model, right = conv(nn.Conv1d, 4, padding="same"), linked.pad
-    monkeypatch.setattr(linked, "pad", lambda x, pads, mode: right(
+    model, right = conv(nn.Conv1d, 4, padding="same"), classes.pad
+    monkeypatch.setattr(classes, "pad", lambda x, pads, mode: right(
         x, tuple((b, a) for a, b in pads), mode))  # fmt: skip
     x = sample(model)
     with warnings.catch_warnings():  # torch's, about a copy
