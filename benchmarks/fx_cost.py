@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import argparse
 import gc
+import multiprocessing
+import resource
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -118,6 +120,33 @@ def forms() -> tuple[Table, dict[str, Any]]:
     return table, data
 
 
+def grow(result: Any) -> None:
+    """In a child: peak resident bytes that fx_rewrite adds, and the bytes of the new weights."""
+    channels, layers = 1024, 8
+    model = nn.Sequential(
+        *(nn.Conv2d(channels, channels, 21, groups=channels) for _ in range(layers))
+    )
+    fx_rewrite(nn.Conv2d(8, 8, 3, groups=8).eval())  # what the first call loads is not counted
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    fx_rewrite(model.eval(), inplace=True)
+    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    new = sum(layer.weight.numel() * layer.weight.element_size() for layer in model)
+    result.put(((after - before) * _measure.KIB, new))
+
+
+def memory() -> tuple[Table, dict[str, Any]]:
+    context = multiprocessing.get_context("spawn")
+    result = context.Queue()
+    child = context.Process(target=grow, args=(result,))
+    child.start()
+    added, new = result.get()
+    child.join()
+    table = Table("8 x depthwise 21x21, 1024 channels, blocks:32", "MiB", title="memory, in place")
+    table.add_row("new weights", f"{new / 2**20:.0f}")
+    table.add_row("peak above the model", f"{added / 2**20:.0f}")
+    return table, {"new": new, "added": added}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.fx_cost", description=__doc__.partition("\n")[0]
@@ -129,7 +158,7 @@ def main() -> None:
         "host": facts,
         "versions": {"dwr-rewrite": __version__, **_measure.versions("torch", "transformers")},
     }
-    for name, section in (("rewriting", rewriting), ("forms", forms)):
+    for name, section in (("rewriting", rewriting), ("memory", memory), ("forms", forms)):
         table, results[name] = section()
         console.print(table)
     console.print(f"written: {_measure.write('fx_cost', facts, results)}")

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 ROOT = Path(__file__).parents[3]
 PROCESSES, STEPS, RATE = 2, 3, 0.02
+LONG = 200  # steps of the curves that are compared under DDP
 SAMPLES = 4  # of all processes together
 EPS = 2.0**-53
 
@@ -47,18 +48,34 @@ def network() -> Net:
     return Net().double()
 
 
+def changed(share: float) -> Net:
+    """One filter is off by a share of itself."""
+    model = network()
+    model.blocks[1].weight.data[0] *= 1 + share
+    return model
+
+
 def batch() -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(1)
     x = torch.randn(SAMPLES, 3, 8, 8, generator=generator, dtype=torch.float64)
     return x, torch.randn(SAMPLES, 4, generator=generator, dtype=torch.float64)
 
 
-def train(model: nn.Module, x: Tensor, target: Tensor) -> None:
-    optimizer = torch.optim.SGD(model.parameters(), RATE, momentum=0.9)
-    for _ in range(STEPS):
+def train(model: nn.Module, x: Tensor, target: Tensor, steps: int = STEPS) -> Tensor:
+    """The loss of every step."""
+    optimizer, losses = torch.optim.SGD(model.parameters(), RATE, momentum=0.9), []
+    for _ in range(steps):
         optimizer.zero_grad()
-        (model(x) - target).square().mean().backward()
+        loss = (model(x) - target).square().mean()
+        loss.backward()
         optimizer.step()
+        losses.append(loss.detach())
+    return torch.stack(losses)
+
+
+def apart(one: Tensor, other: Tensor) -> float:
+    """Largest relative difference of two curves."""
+    return float(((one - other).abs() / one.abs()).max())
 
 
 def bound(state: dict[str, Tensor]) -> float:
@@ -124,9 +141,16 @@ def worker() -> None:
             copy.deepcopy(single).load_state_dict(state)
             print(f"{name}: {worst:.1e} of {allowed:.1e}", flush=True)
         dist.barrier()
+    curves = [
+        train(DistributedDataParallel(wrap()), x[own], target[own], LONG)
+        for wrap in (network, lambda: linked(network()), lambda: linked(changed(1e-4)))
+    ]
+    assert apart(curves[0][:1], curves[0][-1:]) > 1e-2, "the training moves the loss"
+    assert apart(curves[0], curves[1]) <= 1e-9 < apart(curves[0], curves[2])
+    if rank == 0:
+        print(f"DDP, {LONG} steps: {apart(curves[0], curves[1]):.1e}", flush=True)
     if rank == 0:  # the twin: one filter that is off in the ninth digit is seen
-        wrong = network()
-        wrong.blocks[1].weight.data[0] *= 1 + 1e-9
+        wrong = changed(1e-9)
         train(wrong, x, target)
         worst = max(float((wrong.state_dict()[k] - v).abs().max()) for k, v in expected.items())
         assert worst > allowed, (worst, allowed)
