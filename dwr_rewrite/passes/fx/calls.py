@@ -49,7 +49,7 @@ class Signature:
                 node.update_kwarg(name, value)
 
 
-SIGNATURES: dict[Callable[..., Any], Signature] = {
+SIGNATURES: dict[Any, Signature] = {
     **{f: Signature(FORWARD) for f in (torch.conv1d, torch.conv2d, torch.conv3d)},
     **{f: Signature(FORWARD) for f in (F.conv1d, F.conv2d, F.conv3d)},
     **{f: Signature(FORWARD) for op in (aten.conv1d, aten.conv2d, aten.conv3d)

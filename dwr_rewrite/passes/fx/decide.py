@@ -10,6 +10,7 @@ from torch import Tensor
 
 from dwr_rewrite import cost
 from dwr_rewrite.errors import DwrError, Rejection
+from dwr_rewrite.passes.fx.calls import Signature, as_tuple, padding_of
 from dwr_rewrite.passes.fx.functional import Widths
 from dwr_rewrite.planner import Policy, Selection
 from dwr_rewrite.report import SiteReport
@@ -132,6 +133,23 @@ def inspect(
         output_padding=tuple(output_padding) if transposed else (),
         bias=bias,
         dtype=dtype,
+    )
+
+
+def spec_of(
+    signature: Signature, arguments: Mapping[str, Any], weight: Tensor
+) -> ConvSpec | Rejection | None:
+    """:func:`inspect` of a call with these arguments and a weight of this shape."""
+    rank = weight.dim() - 2
+    return inspect(
+        weight,
+        arguments["groups"],
+        as_tuple(arguments["stride"], rank),
+        padding_of(arguments["padding"], rank),
+        as_tuple(arguments["dilation"], rank),
+        transposed=signature.transposed or arguments.get("transposed", False),
+        output_padding=as_tuple(arguments.get("output_padding", 0), rank),
+        bias=arguments["bias"] is not None,
     )
 
 

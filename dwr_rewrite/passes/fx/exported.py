@@ -11,8 +11,8 @@ from torch.fx import GraphModule, Node
 
 from dwr_rewrite.errors import Rejection
 from dwr_rewrite.lowerings.diagonal import diagonal
-from dwr_rewrite.passes.fx.calls import SIGNATURES, as_tuple, padding_of, update_meta, writes
-from dwr_rewrite.passes.fx.decide import Chosen, Options, choose, inspect, left
+from dwr_rewrite.passes.fx.calls import SIGNATURES, update_meta, writes
+from dwr_rewrite.passes.fx.decide import Chosen, Options, choose, left, spec_of
 from dwr_rewrite.passes.fx.functional import pack, unpack
 from dwr_rewrite.passes.fx.graph import NOT_DIAGONAL, UNDO, Undo
 from dwr_rewrite.report import SiteReport
@@ -56,20 +56,13 @@ def _match(program: ExportedProgram, node: Node, options: Options) -> Chosen | R
     if UNDO in node.meta:
         form = node.meta[UNDO].form
         return Rejection("already-rewritten", f"already in the form {form}; dwr.restore undoes it")
-    signature = SIGNATURES[node.target]  # type: ignore[index]
+    signature = SIGNATURES[node.target]
     arguments = signature.read(node)
     groups, source = arguments["groups"], arguments["weight"]
     if groups == 1:
         return None
     weight: Tensor = source.meta["val"]
-    rank = weight.dim() - 2
-    spec = inspect(
-        weight, groups, as_tuple(arguments["stride"], rank),
-        padding_of(arguments["padding"], rank), as_tuple(arguments["dilation"], rank),
-        transposed=signature.transposed or arguments.get("transposed", False),
-        output_padding=as_tuple(arguments.get("output_padding", 0), rank),
-        bias=arguments["bias"] is not None,
-    )  # fmt: skip
+    spec = spec_of(signature, arguments, weight)
     if not isinstance(spec, ConvSpec):
         return spec
     if options.linked:
@@ -100,7 +93,7 @@ def _name(program: ExportedProgram, source: Node) -> str | None:
 
 
 def _emit(program: ExportedProgram, node: Node, chosen: Chosen) -> None:
-    signature, spec = SIGNATURES[node.target], chosen.spec  # type: ignore[index]
+    signature, spec = SIGNATURES[node.target], chosen.spec
     source: Node = signature.read(node)["weight"]
     packing = diagonal(spec, chosen.widths.forward).packing
     _replace(program, source, lambda weight: pack(weight, packing))
@@ -136,7 +129,7 @@ def restore(program: ExportedProgram) -> Iterator[SiteReport]:
 
 
 def _restore(program: ExportedProgram, node: Node, undo: Undo) -> Rejection | None:
-    signature = SIGNATURES[node.target]  # type: ignore[index]
+    signature = SIGNATURES[node.target]
     source: Node = signature.read(node)["weight"]
     packing = diagonal(undo.spec, undo.widths.forward).packing
     store, name = _stored(program, source)

@@ -17,13 +17,11 @@ from dwr_rewrite.passes.fx.calls import (
     GENERAL,
     SIGNATURES,
     Signature,
-    as_tuple,
     chain,
     depthwise_conv,
-    padding_of,
     update_meta,
 )
-from dwr_rewrite.passes.fx.decide import Chosen, Options, choose, inspect, left
+from dwr_rewrite.passes.fx.decide import Chosen, Options, choose, left, spec_of
 from dwr_rewrite.passes.fx.functional import Widths, pack, unpack
 from dwr_rewrite.report import SiteReport
 from dwr_rewrite.spec import ConvSpec
@@ -79,7 +77,7 @@ def rewrite(model: nn.Module, options: Options) -> list[SiteReport]:
                                    f"dwr.restore undoes it")  # fmt: skip
                 reports.append(left(name, _op(node), reason))
                 continue
-            signature = SIGNATURES.get(node.target)  # type: ignore[arg-type]
+            signature = SIGNATURES.get(node.target)
             if signature is None:
                 continue
             result = _match(module, name, node, signature, options, uses)
@@ -116,14 +114,7 @@ def _match(
     if known is None:
         return Rejection("runtime-weight", f"its weight {source} is computed at run time and its "
                          f"shape is not known")  # fmt: skip
-    rank = known.dim() - 2
-    spec = inspect(
-        known, groups, as_tuple(arguments["stride"], rank),
-        padding_of(arguments["padding"], rank), as_tuple(arguments["dilation"], rank),
-        transposed=signature.transposed or arguments.get("transposed", False),
-        output_padding=as_tuple(arguments.get("output_padding", 0), rank),
-        bias=arguments["bias"] is not None,
-    )  # fmt: skip
+    spec = spec_of(signature, arguments, known)
     if not isinstance(spec, ConvSpec):
         return spec
     linked = options.linked or weight is None
@@ -234,7 +225,7 @@ def _unlink(node: Node, undo: Undo) -> None:
 
 
 def _unpack(module: GraphModule, node: Node, undo: Undo) -> Rejection | None:
-    signature, origin = SIGNATURES[node.target], undo.origin  # type: ignore[index]
+    signature, origin = SIGNATURES[node.target], undo.origin
     source: Node = signature.read(node)["weight"]
     packed = value_of(module, source)
     packing = diagonal(undo.spec, undo.widths.forward).packing

@@ -15,8 +15,9 @@ from onnx.reference.op_run import RuntimeContextError
 from onnx.reference.ops.op_loop import Loop
 
 from dwr_rewrite.errors import DwrError
-from dwr_rewrite.passes.onnx.float64_node import Node, Run, key_of
+from dwr_rewrite.passes.onnx.float64_node import Node, key_of
 from dwr_rewrite.passes.onnx.float64_ops import CONVOLUTIONS, Array
+from dwr_rewrite.passes.onnx.float64_run import Run
 from dwr_rewrite.passes.onnx.widen import spell_out_defaults, widen, widen_array, widen_function
 from dwr_rewrite.verify import Rounding
 

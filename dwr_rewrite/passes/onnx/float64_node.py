@@ -7,7 +7,6 @@ onnxruntime's double kernel; onnx.reference; onnxruntime's float32 kernel, which
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from functools import cached_property
 from math import prod
 from typing import TYPE_CHECKING, Any
@@ -25,8 +24,8 @@ from dwr_rewrite.passes.onnx.float64_ops import (
     Geometry,
     activation,
 )
+from dwr_rewrite.passes.onnx.float64_run import Run
 from dwr_rewrite.passes.onnx.widen import widen_array, widen_node
-from dwr_rewrite.verify import Rounding
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -66,33 +65,6 @@ _EXACT = frozenset(
     }
 )  # fmt: skip
 """They choose or move values and round nothing."""
-
-
-@dataclass
-class Run:
-    """What the operators of a model share: sites, sessions, and the figures of the current run."""
-
-    rounding: Rounding
-    sites: frozenset[str]
-    convolutions: set[str] = field(default_factory=set[str])
-    sessions: dict[Any, Any] = field(default_factory=dict[Any, Any])
-    perturb: np.random.Generator | None = None
-    peak: dict[str, float] = field(default_factory=dict[str, float])
-    single_precision: set[str] = field(default_factory=set[str])
-
-    def begin(self, perturb: np.random.Generator | None) -> None:
-        """Forgets the figures of the run before."""
-        self.perturb = perturb
-        self.peak.clear()
-        self.single_precision.clear()
-
-    def moved(self, y: Array, bound: Array | float) -> Array:
-        """``y``; in a perturbed run moved by ``bound`` with random signs."""
-        if self.perturb is None:
-            return y
-        bits = np.frombuffer(self.perturb.bytes(-(-y.size // 8)), np.uint8)
-        up = np.unpackbits(bits, count=y.size).reshape(y.shape).astype(bool)
-        return np.where(up, y + bound, y - bound)
 
 
 class Node:
