@@ -8,6 +8,7 @@ import tempfile
 import threading
 from collections.abc import Generator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
     from dwr_rewrite.passes.onnx.check import Progress, Settings
+    from dwr_rewrite.passes.onnx.files import Source
     from dwr_rewrite.report import Report
 
 INTERRUPTED = 130
@@ -148,10 +150,10 @@ def rewrite(
 
     options = Options(policy, weights, freeze_weights, include or (), exclude or (),
                       parse_size(max_growth), restore)  # fmt: skip
-    if report is not None:
-        files.check_target(report)
     source = files.read_stream(sys.stdin.buffer) if model == "-" else files.read(Path(model))
     target = None if dry_run or output == "-" else Path(output or "")
+    if report is not None:
+        _check_report(report, source, target)
     with tempfile.TemporaryDirectory(prefix="dwr-") as folder, _progress() as progress:
         settings = None
         if not (no_verify or dry_run):
@@ -168,12 +170,14 @@ def rewrite(
                 if json_:
                     sys.stdout.write(error.report.to_json())
             raise
+    done = result.report
     if output == "-" and not dry_run:
         serialize.write(result.model, sys.stdout.buffer)
         sys.stdout.buffer.flush()
+        done = replace(done, output="standard output")
     if report is not None:
-        _write_report(report, result.report)
-    _print(result.report, json_, verbose, to_stderr=output == "-")
+        _write_report(report, done)
+    _print(done, json_, verbose, to_stderr=output == "-")
 
 
 def parse_size(text: str) -> int:
@@ -196,6 +200,17 @@ def _settings(
     stored = {tensor.name for tensor in model.graph.initializer}
     names = [value.name for value in model.graph.input if value.name not in stored]
     return Settings(parse_inputs(inputs, names, folder), parse_shapes(shapes, names), seed, timeout)
+
+
+def _check_report(path: Path, source: Source, target: Path | None) -> None:
+    """Refuses a report that could not be written, or would take a model's place."""
+    from dwr_rewrite.passes.onnx import files
+
+    files.check_target(path)
+    files.check_apart(path, source.files, "which belongs to the input")
+    if target is not None:
+        outputs = (target, target.with_name(f"{target.name}.data"))
+        files.check_apart(path, outputs, "which is the output")
 
 
 def _write_report(path: Path, report: Report) -> None:

@@ -86,6 +86,7 @@ def test_a_pipe_carries_the_model_and_the_summary_goes_to_standard_error(model):
                           check=True)  # fmt: skip
     assert len(onnx.load_model_from_string(done.stdout).graph.node) == 20
     assert b"Same function: passed" in done.stderr
+    assert b"Written: standard output" in done.stderr
 
 
 def test_nothing_to_do_is_said_and_is_no_failure(dwr, tmp_path):
@@ -230,6 +231,19 @@ def test_a_wrong_rewrite_is_refused_and_nothing_is_written(dwr, model, tmp_path,
     assert (report["verification"]["verdict"], report["output"]) == ("failed", None)
     code, out, _ = dwr(model, "-o", tmp_path / "fast.onnx", "--json")
     assert (code, json.loads(out)["verification"]["verdict"]) == (1, "failed")
+
+
+@pytest.mark.parametrize(
+    ("report", "lost"), [("model.onnx", "input"), ("link", "input"), ("fast.onnx", "output")]
+)
+def test_a_report_never_takes_a_models_place(report, lost, dwr, model, tmp_path):
+    (tmp_path / "link").symlink_to(model)
+    before = files(tmp_path)
+    code, _, err = dwr(model, "-o", tmp_path / "fast.onnx", "--report", tmp_path / report)
+    assert code == 2
+    assert "would overwrite" in err
+    assert lost in err
+    assert files(tmp_path) == before
 
 
 def test_no_verify_writes_without_a_comparison_and_says_so(dwr, model, tmp_path):

@@ -142,7 +142,9 @@ class Run:
             NotEquivalentError: not shown to be equal.
             DwrError: bad usage or bad input.
         """
-        _guard_input(source, output)
+        if output is not None:
+            for written in (output, output.with_name(f"{output.name}.data")):
+                files.check_apart(written, source.files, "which belongs to the input")
         try:
             with collector_paused():
                 return self._run(source, output)
@@ -216,20 +218,6 @@ def _stage(target: Path, model: ModelProto, stack: ExitStack, external: bool) ->
     large = files.tensor_bytes(model) > files.PROTOBUF_LIMIT - files.MARGIN
     staged.write(model, external or large)
     return staged
-
-
-def _guard_input(source: files.Source, output: Path | None) -> None:
-    """No file of the input is overwritten, whatever links lead to it."""
-    if output is None:
-        return
-    target = output.resolve()
-    for written in (target, target.with_name(f"{target.name}.data")):
-        for file in source.files:
-            if written == file or (written.exists() and written.samefile(file)):
-                raise DwrError(
-                    f"{output}: would overwrite {file}, which belongs to the input; name another "
-                    f"file"
-                )
 
 
 def _totals(model: ModelProto, size: int) -> Totals:

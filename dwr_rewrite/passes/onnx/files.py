@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from math import prod
@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 import onnx
-from google.protobuf.message import DecodeError, Message
-from onnx import ModelProto, TensorProto, external_data_helper, helper
+from google.protobuf.message import DecodeError
+from onnx import FunctionProto, GraphProto, ModelProto, TensorProto, external_data_helper, helper
 
 from dwr_rewrite.errors import DwrError
 from dwr_rewrite.passes.onnx import serialize
@@ -107,11 +107,11 @@ def parse(content: bytes, source: str) -> ModelProto:
 
 
 def _tensors(model: ModelProto) -> Iterator[TensorProto]:
-    pending: list[Message] = [model.graph, *model.functions]
+    pending: list[GraphProto | FunctionProto] = [model.graph, *model.functions]
     while pending:
         graph = pending.pop()
         yield from getattr(graph, "initializer", ())
-        for node in graph.node:  # type: ignore[attr-defined]
+        for node in graph.node:
             for attribute in node.attribute:
                 if attribute.HasField("t"):
                     yield attribute.t
@@ -246,6 +246,18 @@ def check_target(target: Path) -> None:
         raise DwrError(f"{target}: the folder {folder} does not exist")
     if not os.access(folder, os.W_OK) or (target.exists() and not os.access(target, os.W_OK)):
         raise DwrError(f"{target}: cannot be written: permission denied")
+
+
+def check_apart(written: Path, others: Iterable[Path], whose: str) -> None:
+    """Refuses to write a file that is another one, whatever links lead to it.
+
+    Raises:
+        DwrError: names the file that would be lost.
+    """
+    for other in others:
+        same = written.exists() and other.exists() and written.samefile(other)
+        if same or written.resolve() == other.resolve():
+            raise DwrError(f"{written}: would overwrite {other}, {whose}; name another file")
 
 
 @contextmanager

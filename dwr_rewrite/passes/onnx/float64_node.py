@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnxruntime as ort
-from onnx import ModelProto, NodeProto, ValueInfoProto, defs, helper, numpy_helper
+from onnx import ModelProto, NodeProto, ValueInfoProto, defs, helper
 
 from dwr_rewrite.errors import DwrError
 from dwr_rewrite.passes.onnx.float64_ops import (
@@ -25,7 +25,7 @@ from dwr_rewrite.passes.onnx.float64_ops import (
     activation,
 )
 from dwr_rewrite.passes.onnx.float64_run import Run
-from dwr_rewrite.passes.onnx.widen import widen_array, widen_node
+from dwr_rewrite.passes.onnx.widen import bind, widen_array, widen_node
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -98,7 +98,7 @@ class Node:
     def run(self, *inputs: Any, linked_attributes: Attributes | None = None) -> tuple[Any, ...]:
         """The outputs for these inputs, None for one that is left out."""
         if self.has_linked_attribute:
-            bound = widen_node(_bind(self.node, linked_attributes or {}))
+            bound = widen_node(bind(self.node, linked_attributes or {}))
             return Node(bound, self.shared, self.opsets, self.reference).run(*inputs)
         failures: list[Exception] = []
         for implementation in self.candidates:
@@ -281,25 +281,3 @@ def _is_activation(y: Any) -> bool:
 
 def _narrowed(x: Any) -> Any:
     return x.astype(np.float32) if x is not None and x.dtype == np.float64 else x
-
-
-def _bind(node: NodeProto, values: Attributes) -> NodeProto:
-    """The node with its function's attributes put in; one that is None is left out."""
-    bound = NodeProto()
-    bound.CopyFrom(node)
-    del bound.attribute[:]
-    for attribute in node.attribute:
-        if not attribute.ref_attr_name:
-            bound.attribute.append(attribute)
-        elif attribute.ref_attr_name not in values:
-            raise DwrError(
-                f"{node.op_type} with output {node.output[0]!r} takes {attribute.name!r} from an"
-                f" attribute {attribute.ref_attr_name!r} that its function was not called with"
-            )
-        elif (value := values[attribute.ref_attr_name]) is not None:
-            if isinstance(value, np.ndarray):
-                value = numpy_helper.from_array(value)
-            bound.attribute.append(
-                helper.make_attribute(attribute.name, value, attr_type=attribute.type)
-            )
-    return bound

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dwr_rewrite.recipe import convolve
-from dwr_rewrite.spec import Pads, resolve_padding, same_padding
+from dwr_rewrite.spec import Pads, Same, resolve_padding, same_padding
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -84,13 +84,13 @@ def _pads_for(rule: str, excess: int) -> tuple[int, int]:
 
 
 def _numbers(
-    padding: Pads | Any, size: tuple[int, ...], kernel: tuple[int, ...], stride: tuple[int, ...],
+    padding: Pads | Same, size: tuple[int, ...], kernel: tuple[int, ...], stride: tuple[int, ...],
     dilation: tuple[int, ...], extra: tuple[int, ...] | None,
 ) -> Pads:  # fmt: skip
     if not isinstance(padding, str):
         return padding
     return tuple(
-        same_padding(padding, n, k, s, d, extra[axis] if extra else None)  # type: ignore[arg-type]
+        same_padding(padding, n, k, s, d, extra[axis] if extra else None)
         for axis, (n, k, s, d) in enumerate(zip(size, kernel, stride, dilation, strict=True))
     )
 

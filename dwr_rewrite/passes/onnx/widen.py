@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from onnx import (
@@ -21,7 +21,7 @@ from onnx.external_data_helper import uses_external_data
 from dwr_rewrite.errors import DwrError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
 NARROW = frozenset({TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.FLOAT})
 """Element types that become float64. The 8-bit floats are storage formats and stay."""
@@ -208,3 +208,29 @@ def _widen_type(value: TypeProto) -> None:
         _widen_type(getattr(value, kind).elem_type)
     elif kind == "map_type":
         _widen_type(value.map_type.value_type)
+
+
+def bind(node: NodeProto, values: Mapping[str, Any]) -> NodeProto:
+    """The node with its function's attributes put in; one that is None is left out.
+
+    Raises:
+        DwrError: the function was called without an attribute that the node takes.
+    """
+    bound = NodeProto()
+    bound.CopyFrom(node)
+    del bound.attribute[:]
+    for attribute in node.attribute:
+        if not attribute.ref_attr_name:
+            bound.attribute.append(attribute)
+        elif attribute.ref_attr_name not in values:
+            raise DwrError(
+                f"{node.op_type} with output {node.output[0]!r} takes {attribute.name!r} from an"
+                f" attribute {attribute.ref_attr_name!r} that its function was not called with"
+            )
+        elif (value := values[attribute.ref_attr_name]) is not None:
+            if isinstance(value, np.ndarray):
+                value = numpy_helper.from_array(value)
+            bound.attribute.append(
+                helper.make_attribute(attribute.name, value, attr_type=attribute.type)
+            )
+    return bound
