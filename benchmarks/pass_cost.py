@@ -33,7 +33,7 @@ from benchmarks._measure import (
 from benchmarks._models import write_chain, write_mobilenet, write_stack
 from dwr_rewrite import __version__
 
-DWR = entry_point("dwr_rewrite.cli:main")
+DWR = entry_point("dwr_rewrite.cli.rewrite:main")
 SLIM = entry_point("onnxslim.cli:main")
 SIM = entry_point("onnxsim:main")
 LIBRARIES = (
@@ -152,7 +152,7 @@ def memory(folder: Path, quick: bool) -> Section:
 
 LOADED = """
 import json, sys
-from dwr_rewrite.cli import main
+from dwr_rewrite.cli.rewrite import main
 try:
     main()
 except SystemExit:

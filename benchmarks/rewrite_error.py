@@ -26,11 +26,14 @@ LIBRARIES = ("numpy", "onnx", "onnxruntime-gpu", "onnxruntime", "torch", "transf
 
 
 def worst_ratio(report: Report, engine: str) -> tuple[float, float, float]:
-    """Errors of original and rewritten model, and the tolerance, where their ratio is largest."""
+    """Errors of reference and candidate, and the tolerance, where their ratio is largest."""
     assert report.verification is not None
-    found = [c for case, c in report.verification.compared if case.engine == engine]
-    worst = max(found, key=lambda c: c.rewritten / max(c.original, 1e-300))
-    return worst.original, worst.rewritten, worst.tolerance
+    found = [
+        (c.reference.largest, c.candidate.largest, c.tolerance)
+        for case, c in report.verification.compared
+        if case.engine == engine and c.reference and c.candidate
+    ]
+    return max(found, key=lambda errors: errors[1] / max(errors[0], 1e-300))
 
 
 def study(path: Path, policy: str) -> Report:

@@ -1,8 +1,8 @@
 """Depthwise convolutions, written in the form that a GPU runs best and proved to be the same.
 
 ``import dwr_rewrite as dwr``: :func:`onnx_rewrite` rewrites an ONNX model, :func:`fx_rewrite` a
-torch model, :func:`restore` undoes either. Importing this package loads neither onnx nor torch; the
-first use of a name does.
+torch model, :func:`restore` undoes either, :func:`verify` compares two models. Importing this
+package loads neither onnx nor torch; the first use of a name does.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ if TYPE_CHECKING:
     from dwr_rewrite.passes.fx.api import fx_rewrite, record
     from dwr_rewrite.passes.onnx.api import Rewrite, onnx_rewrite
     from dwr_rewrite.report import Report
+    from dwr_rewrite.verify_models import verify
 
 __version__ = "0.1.0"
 
 __all__ = [
     "DwrError", "NotEquivalentError", "Report", "Rewrite", "fx_rewrite", "onnx_rewrite", "record",
-    "restore",
+    "restore", "verify",
 ]  # fmt: skip
 
 
@@ -31,6 +32,8 @@ def __getattr__(name: str) -> Any:
         from dwr_rewrite import report as module
     elif name in ("Rewrite", "onnx_rewrite"):
         from dwr_rewrite.passes.onnx import api as module
+    elif name == "verify":
+        from dwr_rewrite import verify_models as module
     elif name in ("fx_rewrite", "record"):
         from dwr_rewrite.passes.fx import api as module
     else:

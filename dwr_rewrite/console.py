@@ -9,9 +9,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from dwr_rewrite.equivalence.evidence import Culprits
+from dwr_rewrite.equivalence.verification import Verification
 from dwr_rewrite.planner import format_bytes
 from dwr_rewrite.report import Report, SiteReport
-from dwr_rewrite.verify import Verification
 
 
 def show(report: Report, console: Console, verbose: bool = False) -> None:
@@ -33,22 +34,24 @@ def show(report: Report, console: Console, verbose: bool = False) -> None:
 def _totals(report: Report) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="dim")
     table.add_column()
-    table.add_column("before", justify="right")
-    table.add_column("after", justify="right")
+    before, after = ("before", "after") if report.kind == "rewrite" else ("reference", "candidate")
+    table.add_column(before, justify="right")
+    table.add_column(after, justify="right")
     old = Counter(_form_before(site) for site in report.sites if site.spec or site.changed)
     for form in sorted({*old, *report.forms}, key=_form_order):
         name = "depthwise" if form == "keep" else form
         table.add_row(f"sites: {name}", str(old[form]), str(report.forms[form]))
-    before, after = report.before, report.after
-    table.add_row("nodes", f"{before.nodes:,}", f"{after.nodes:,}")
-    table.add_row("parameters", f"{before.parameters:,}", f"{after.parameters:,}")
-    table.add_row("size", format_bytes(before.bytes), format_bytes(after.bytes))
+    old_totals, new_totals = report.before, report.after
+    table.add_row("nodes", f"{old_totals.nodes:,}", f"{new_totals.nodes:,}")
+    table.add_row("parameters", f"{old_totals.parameters:,}", f"{new_totals.parameters:,}")
+    table.add_row("size", format_bytes(old_totals.bytes), format_bytes(new_totals.bytes))
     if report.macs(False) is not None:
         table.add_row("MACs of these sites", _count(report.macs(False)), _count(report.macs(True)))
     worst = report.verification and report.verification.worst
-    if worst:
+    if worst and worst[1].reference and worst[1].candidate:
         _, found = worst
-        table.add_row("largest error", f"{found.original:.2g}", f"{found.rewritten:.2g}")
+        errors = found.reference.largest, found.candidate.largest
+        table.add_row("largest error", *(f"{error:.2g}" for error in errors))
         table.add_row("  allowed", "", f"{found.tolerance:.2g}")
     return table
 
@@ -73,7 +76,7 @@ def _count(value: int | None) -> str:
 
 
 def _lines(report: Report) -> Iterator[str]:
-    if not report.changed:
+    if not report.changed and report.kind == "rewrite":
         yield "[bold]Nothing to do[/]: no convolution was changed."
     if report.verification is not None:
         yield from _verdict(report.verification)
@@ -86,34 +89,109 @@ def _lines(report: Report) -> Iterator[str]:
         yield escape(note)
     if report.changed and not report.options.get("restore"):
         yield "Speed: not measured. Time both models on the GPU that will run them."
+    if report.kind == "verify":
+        return
     if report.output is not None:
         yield f"Written: [bold]{escape(report.output)}[/]"
     else:
         yield "Not written: dry run."
 
 
+_COLOURS = {"equivalent": "green", "not equivalent": "red", "not checked": "yellow"}
+
+
 def _verdict(check: Verification) -> Iterator[str]:
-    colour = "green" if check.verdict == "passed" else "red"
-    where = ""
-    if check.worst is not None:
-        case, worst = check.worst
-        where = (
-            f" The errors are those nearest to their tolerance: output {escape(repr(worst.output))}"
-            f" of up to {worst.scale:.2g}, input {escape(case.name)}, {case.engine}."
-        )
-    yield f"[bold {colour}]Same function: {check.verdict}.[/]{where}"
+    colour, verdict = _COLOURS[check.verdict], check.verdict.capitalize()
+    yield f"[bold {colour}]{verdict}.[/]" + ("" if check.verdict == "equivalent" else " Nothing "
+                                             "is promised of this model.")  # fmt: skip
+    for failure in check.failures:
+        yield f"[red]Failed:[/] {escape(failure)}."
+    if check.culprits is not None:
+        yield escape(_blame(check.culprits))
+    yield from _proof(check)
+    yield from _observed(check)
+    for note in check.notes:
+        yield f"Note: {escape(note)}."
+
+
+def _blame(culprits: Culprits) -> str:
+    how = f" ({culprits.tried} models tried)" if culprits.tried else ""
+    file = f"; the reference with only these changes: {culprits.model}" if culprits.model else ""
+    return f"To blame: {', '.join(culprits.sites)}{how}{file}."
+
+
+def _proof(check: Verification) -> Iterator[str]:
+    """What is known without running the models."""
+    proof = check.proof
+    if proof is None:
+        yield "Proved: nothing; the candidate bears no mark of this tool, so all is observed."
+        return
+    proved = sum(lemma.status == "proved" for lemma in proof.lemmas)
+    rewritten = (
+        f"{proved} of {len(proof.lemmas)} rewritten convolutions hold the reference's weights"
+    )
+    same = f"{proof.identical} other operators are identical"
+    yield f"Proved: {rewritten if proof.lemmas else 'no convolution differs'}; {same}."
+    for lemma in proof.lemmas:
+        if lemma.status == "unproved":
+            yield escape(f"Not proved: {lemma.site}: {lemma.detail}.")
+    for difference in proof.differences:
+        yield escape(f"Different: {difference}.")
+
+
+def _observed(check: Verification) -> Iterator[str]:
     engines = sorted({case.engine for case in check.cases})
     versions = ", ".join(f"{name} {version}" for name, version in check.versions.items())
     inputs = list(dict.fromkeys(case.name for case in check.cases))
     yield (
-        f"Compared: inputs {', '.join(map(escape, inputs))}; in {' and '.join(engines)}; "
+        f"Observed: inputs {', '.join(map(escape, inputs))}; in {' and '.join(engines)}; "
         f"{versions}; {check.seconds:.1f} s; {check.warnings} onnxruntime warnings not shown."
     )
+    if check.worst is not None and check.worst[1].candidate is not None:
+        case, worst = check.worst
+        yield (
+            f"Nearest to its tolerance: output {escape(repr(worst.output))} of up to "
+            f"{worst.scale:.2g}, input {escape(case.name)}, {case.engine}: a tolerance of "
+            f"{worst.measured:.2g} would have passed, {worst.tolerance:.2g} was allowed."
+        )
+    for ratio in check.ratios:
+        allowed = (
+            "too few inputs to judge" if ratio.allowed is None else f"allowed {ratio.allowed:g}"
+        )
+        yield (
+            f"Output {escape(repr(ratio.output))}: over {ratio.inputs} inputs its error is "
+            f"{ratio.value:.2f} times the reference's own ({allowed})."
+        )
+    yield from _by_site(check)
     for case in check.cases:
         if case.skipped:
             yield f"Not compared: input {escape(case.name)}, {case.engine}: {escape(case.skipped)}."
-    for note in check.notes:
-        yield f"Note: {escape(note)}."
+
+
+def _by_site(check: Verification) -> Iterator[str]:
+    """The sites by themselves: drift and probes."""
+    ratios = [
+        (tap.candidate.largest / tap.reference.largest, tap)
+        for tap in check.taps
+        if tap.reference.largest > 0
+    ]
+    if ratios:
+        ratio, tap = max(ratios, key=lambda pair: pair[0])
+        yield (
+            f"Sites: {len(check.taps)} compared one by one; the largest error relative to the "
+            f"reference's own is {ratio:.2f} times, at {escape(tap.site)}."
+        )
+    if check.probes:
+        alone = sum(probe.probed for probe in check.probes)
+        channels = sum(probe.channels for probe in check.probes)
+        leaks = sum(probe.leaking for probe in check.probes)
+        spread = max((r.candidate for probe in check.probes for r in probe.reach), default=0)
+        before = max((r.reference for probe in check.probes for r in probe.reach), default=0)
+        yield (
+            f"Channels: {alone} of {channels} stood alone once, {leaks} leaks. An Inf or NaN in "
+            f"one channel reaches {before} in the reference and up to {spread} in the candidate: "
+            f"activations have to be finite."
+        )
 
 
 def _reason(site: SiteReport) -> str:

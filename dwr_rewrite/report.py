@@ -1,18 +1,22 @@
-"""What was done and what was observed, as data; JSON and the terminal are made from it."""
+"""What was done and what was observed, as data; everything shown is made from its JSON."""
 
 from __future__ import annotations
 
 import json
+import os
+import platform
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from datetime import UTC, datetime
+from typing import Any, Literal
 
+from dwr_rewrite.equivalence.tolerance import FACTOR, FACTOR_NEEDS, TRUSTED, WINOGRAD
+from dwr_rewrite.equivalence.verification import Verdict, Verification
 from dwr_rewrite.errors import Rejection
 from dwr_rewrite.spec import ConvSpec
-from dwr_rewrite.verify import Verification
 
-SCHEMA = 1
+SCHEMA = 2
 """Version of the JSON layout; raised when a field changes its meaning or goes."""
 
 
@@ -52,11 +56,19 @@ class SiteReport:
 
 @dataclass(frozen=True)
 class Totals:
-    """A whole model: nodes and stored numbers at any depth, and bytes on disk."""
+    """A whole model.
+
+    Attributes:
+        nodes: operators at any depth (modules of a torch model).
+        parameters: stored numbers at any depth.
+        bytes: on disk, or what the tensors take in memory.
+        sha256: of the file; empty for a model in memory.
+    """
 
     nodes: int
     parameters: int
     bytes: int
+    sha256: str = ""
 
 
 @dataclass(frozen=True)
@@ -65,14 +77,18 @@ class Report:
 
     Attributes:
         version: of dwr-rewrite.
-        source: the input file, or a word for what was given instead.
-        output: the file that was written; None when none was.
+        source: the reference: a file, or a word for what was given instead.
+        output: the candidate: the file that was written or compared; None when there is none.
         options: what was asked.
         sites: every convolution that was seen, in graph order.
-        before: the original model.
-        after: the rewritten model.
+        before: the reference.
+        after: the candidate.
         verification: what the check observed; None when it was not run.
         notes: anything else a reader has to know.
+        kind: ``rewrite`` where the candidate was made in this run, ``verify`` where it was given.
+        command: how to repeat the run.
+        environment: date and facts about the host; with the times of the verification the only
+            part that may change between two runs.
     """
 
     version: str
@@ -84,6 +100,14 @@ class Report:
     after: Totals
     verification: Verification | None = None
     notes: tuple[str, ...] = ()
+    kind: Literal["rewrite", "verify"] = "rewrite"
+    command: str = ""
+    environment: Mapping[str, str | int] = field(default_factory=dict[str, str | int])
+
+    @property
+    def verdict(self) -> Verdict:
+        """Of the verification; ``not checked`` without one."""
+        return "not checked" if self.verification is None else self.verification.verdict
 
     @property
     def changed(self) -> list[SiteReport]:
@@ -102,14 +126,18 @@ class Report:
         return sum(known) if known and len(known) == len(counts) else None
 
     def to_dict(self) -> dict[str, Any]:
-        """The JSON form, see :data:`SCHEMA`."""
+        """The JSON form; ``report.schema.json`` describes it."""
         check = self.verification
         return {
             "schema": SCHEMA,
             "version": self.version,
-            "source": self.source,
-            "output": self.output,
-            "options": dict(self.options),
+            "kind": self.kind,
+            "command": self.command,
+            "verdict": self.verdict,
+            "failures": [] if check is None else check.failures,
+            "reference": {"name": self.source, **plain(self.before)},
+            "candidate": {"name": self.output, **plain(self.after)},
+            "options": plain(self.options),
             "summary": {
                 "rewritten": len(self.changed),
                 "left": len(self.sites) - len(self.changed),
@@ -117,50 +145,76 @@ class Report:
                 "macs": [self.macs(False), self.macs(True)],
                 "growth_bytes": sum(site.growth for site in self.changed),
             },
-            "before": _plain(self.before),
-            "after": _plain(self.after),
-            "sites": [_site(site) for site in self.sites],
+            "sites": [{**plain(site), "changed": site.changed} for site in self.sites],
             "verification": None if check is None else _verification(check),
+            "runtime": None,
+            "environment": plain(self.environment),
             "notes": list(self.notes),
         }
 
     def to_json(self) -> str:
         """Indented JSON without NaN or Infinity, which are not JSON: they are strings."""
-        return json.dumps(_finite(self.to_dict()), indent=2, allow_nan=False) + "\n"
+        return json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n"
+
+    def here(self) -> Report:
+        """This report with the date and the facts about this host."""
+        now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+        facts = {
+            "date": now,
+            "system": f"{platform.system()} {platform.machine()}",
+            "python": platform.python_version(),
+            "processor": _processor(),
+            "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity")
+            else os.cpu_count() or 0,
+        }  # fmt: skip
+        return replace(self, environment={**facts, **self.environment})
 
 
-def _plain(value: Any) -> dict[str, Any]:
-    return {name: getattr(value, name) for name in value.__dataclass_fields__}
-
-
-def _site(site: SiteReport) -> dict[str, Any]:
-    entry = _plain(site)
-    entry["spec"] = None if site.spec is None else _plain(site.spec)
-    entry["reason"] = None if site.reason is None else _plain(site.reason)
-    return entry
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as lines:  # noqa: PTH123  no regular file
+            names = [line.partition(":")[2].strip() for line in lines if "model name" in line]
+    except OSError:
+        names = []
+    return names[0] if names else platform.processor() or platform.machine()
 
 
 def _verification(check: Verification) -> dict[str, Any]:
-    return {
-        "verdict": check.verdict,
-        "versions": dict(check.versions),
-        "warnings": check.warnings,
-        "seconds": round(check.seconds, 3),
-        "notes": list(check.notes),
-        "cases": [
-            {**_plain(case), "comparisons": [
-                {**_plain(c), "measured": c.measured, "passed": c.passed} for c in case.comparisons
-            ]}
-            for case in check.cases
-        ],
-    }  # fmt: skip
+    found = plain(check)
+    found["rule"] = {
+        "trusted": TRUSTED,
+        "factor": FACTOR,
+        "factor_needs": FACTOR_NEEDS,
+        "winograd": WINOGRAD,
+        "gamma": None if check.longest is None else check.rounding.gamma(check.longest[1]),
+    }
+    found["verdict"] = check.verdict
+    found["seconds"] = round(check.seconds, 3)
+    found["ratios"] = [
+        {**plain(r), "value": plain(r.value), "passed": r.passed} for r in check.ratios
+    ]
+    for case, entry in zip(check.cases, found["cases"], strict=True):
+        for comparison, slot in zip(case.comparisons, entry["comparisons"], strict=True):
+            slot |= {"measured": plain(comparison.measured), "passed": comparison.passed}
+    if check.proof is not None:
+        found["proof"]["status"] = check.proof.status
+    if check.training is not None:
+        found["training"]["passed"] = check.training.passed
+        for gradient, slot in zip(
+            check.training.gradients, found["training"]["gradients"], strict=True
+        ):
+            slot["passed"] = gradient.passed
+    return found
 
 
-def _finite(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """Dataclasses and containers as JSON has them; Infinity and NaN as strings."""
+    if is_dataclass(value):
+        return {entry.name: plain(getattr(value, entry.name)) for entry in fields(value)}
     if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
         return str(value)
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
+        return [plain(item) for item in value]
     return value

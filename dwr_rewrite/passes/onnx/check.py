@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import re
 import signal
 import subprocess
@@ -11,19 +12,22 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+import zipfile
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from dwr_rewrite.equivalence.plan import Settings
+from dwr_rewrite.equivalence.samples import Arrays
+from dwr_rewrite.equivalence.subject import Site
+from dwr_rewrite.equivalence.verification import Verification
 from dwr_rewrite.errors import DwrError, NotEquivalentError
 from dwr_rewrite.report import SiteReport
-from dwr_rewrite.verify import Case, Comparison, Verification
 
-Progress = Callable[[int, int, str], None]
-"""Called with steps done, steps in all, and what is going on."""
+Progress = Callable[[str], None]
+"""Told what is going on."""
 
 WORKER = ["-m", "dwr_rewrite.passes.onnx.worker"]
 """What Python runs as the child process."""
@@ -32,22 +36,24 @@ _WARNING = re.compile(rb"\[[WEF]:onnxruntime")
 
 
 @dataclass(frozen=True)
-class Settings:
-    """What the check runs on.
+class Job:
+    """What the child process is told.
 
     Attributes:
-        inputs: real inputs: name -> .npy file. They run besides the seeded ones.
-        shapes: shapes for inputs with dynamic dimensions.
-        seed: of the seeded inputs.
-        timeout: seconds that the whole check may take; then it is ended.
-        budget: seconds after which no further input is begun; 80 % of the timeout by default.
+        reference: a model file.
+        candidate: a model file.
+        sites: what is compared by itself.
+        settings: what to run.
+        result: the file that takes the outcome.
+        minimal: the file that takes the smallest model that still fails; None for none.
     """
 
-    inputs: Mapping[str, Path] = field(default_factory=dict[str, Path])
-    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict[str, tuple[int, ...]])
-    seed: int = 0
-    timeout: float = 600.0
-    budget: float | None = None
+    reference: Path
+    candidate: Path
+    sites: tuple[Site, ...]
+    settings: Settings
+    result: Path
+    minimal: Path | None = None
 
 
 def verify(
@@ -55,16 +61,18 @@ def verify(
     candidate: Path,
     sites: Iterable[SiteReport],
     settings: Settings,
-    progress: Progress = lambda done, total, what: None,
+    progress: Progress = lambda what: None,
+    minimal: Path | None = None,
 ) -> Verification:
     """Compares two model files on several inputs.
 
     Args:
         reference: the original.
-        candidate: the rewritten model.
-        sites: the sites that differ.
+        candidate: the model in question.
+        sites: the sites that are compared by themselves.
         settings: inputs, shapes, seed and time limit.
         progress: told what is going on.
+        minimal: where to write the smallest model that still fails, if the check does.
 
     Raises:
         NotEquivalentError: the child crashed or ran out of time, so nothing was shown.
@@ -72,38 +80,27 @@ def verify(
     """
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="dwr-verify-") as folder:
-        result = Path(folder) / "result.json"
-        job = {
-            "reference": str(reference.resolve()),
-            "candidate": str(candidate.resolve()),
-            "sites": [
-                {"output": site.output, "dtype": site.spec.dtype, "taps": site.spec.taps}
-                for site in sites
-                if site.spec is not None
-            ],
-            "inputs": {name: str(path.resolve()) for name, path in settings.inputs.items()},
-            "shapes": dict(settings.shapes),
-            "seed": settings.seed,
-            "budget": settings.timeout * 0.8 if settings.budget is None else settings.budget,
-            "result": str(result),
-        }
-        warnings = _run_child(job, Path(folder), settings.timeout, progress)
-        outcome = json.loads(result.read_text())
-    if outcome.get("usage"):
-        raise DwrError(outcome["usage"])
-    cases = tuple(
-        Case(c["name"], c["engine"], tuple(Comparison(**d) for d in c["comparisons"]), c["skipped"])
-        for c in outcome["cases"]
-    )
-    return Verification(
-        cases, outcome["versions"], warnings, time.monotonic() - started, tuple(outcome["notes"])
-    )
+        result = Path(folder) / "result"
+        paths = reference.resolve(), candidate.resolve()
+        job = Job(*paths, tuple(_sites(sites)), settings, result, minimal and minimal.resolve())
+        warnings = _run_child(job, Path(folder), progress)
+        outcome: Verification | str = pickle.loads(result.read_bytes())  # noqa: S301  our child's
+    if isinstance(outcome, str):
+        raise DwrError(outcome)
+    return replace(outcome, warnings=warnings, seconds=time.monotonic() - started)
 
 
-def _run_child(job: dict[str, Any], folder: Path, timeout: float, progress: Progress) -> int:
+def _sites(sites: Iterable[SiteReport]) -> Iterable[Site]:
+    for site in sites:
+        if site.spec is not None:
+            terms = site.spec.taps + site.spec.bias
+            yield Site(site.name, site.output, site.spec.dtype, terms, site.form)
+
+
+def _run_child(job: Job, folder: Path, progress: Progress) -> int:
     """Runs the worker to its end; returns how many warnings onnxruntime wrote."""
-    description, log = folder / "job.json", folder / "stderr"
-    description.write_text(json.dumps(job))
+    description, log, timeout = folder / "job", folder / "stderr", job.settings.timeout
+    description.write_bytes(pickle.dumps(job))
     command = [sys.executable, *WORKER, str(description)]
     stage = "starting"
     expired = threading.Event()
@@ -122,9 +119,8 @@ def _run_child(job: dict[str, Any], folder: Path, timeout: float, progress: Prog
             timer.start()
             assert child.stdout is not None
             for line in child.stdout:
-                event = json.loads(line)
-                stage = event["what"]
-                progress(event["done"], event["total"], stage)
+                stage = json.loads(line)
+                progress(stage)
             code = child.wait()
         except BaseException:
             child.kill()
@@ -164,37 +160,53 @@ def parse_shapes(texts: Sequence[str], names: Sequence[str]) -> dict[str, tuple[
     return shapes
 
 
-def parse_inputs(texts: Sequence[str], names: Sequence[str], folder: Path) -> dict[str, Path]:
-    """Reads ``name:file.npy``, ``name:file.npz`` and ``file.npz`` items into files in ``folder``.
+def parse_inputs(texts: Sequence[str], names: Sequence[str]) -> dict[str, Arrays]:
+    """Reads real inputs, as cases: ``{"given": {name: array}}``.
+
+    Args:
+        texts: ``name:file.npy``, ``name:file.npz`` and ``file.npz`` items, which make one case
+            together; or a folder, of whose .npy and .npz files each is a case of its own.
+        names: the model's inputs.
 
     Raises:
         DwrError: a file that cannot be read, or an input that the model has not.
     """
-    files: dict[str, Path] = {}
+    cases: dict[str, Arrays] = {}
     for text in texts:
-        name, _, file = text.rpartition(":")
-        if not file.endswith((".npy", ".npz")) or (not name and file.endswith(".npy")):
-            raise DwrError(f"--input {text!r}: NAME:file.npy or file.npz expected")
-        arrays = _arrays(Path(file))
-        if name:
-            if len(arrays) != 1 and name not in arrays:
-                raise DwrError(f"--input {text!r}: {file} holds {', '.join(arrays)}, not {name}")
-            arrays = {name: arrays.get(name, next(iter(arrays.values())))}
-        for key, array in arrays.items():
-            _check_name("--input", key, names)
-            files[key] = folder / f"{len(files)}.npy"
-            np.save(files[key], array)
-    return files
+        if Path(text).is_dir():
+            files = sorted(p for p in Path(text).iterdir() if p.suffix in (".npy", ".npz"))
+            if not files:
+                raise DwrError(f"--input {text!r}: the folder holds no .npy and no .npz file")
+            cases |= {file.name: _case(str(file), names) for file in files}
+        else:
+            cases.setdefault("given", {}).update(_case(text, names))
+    return cases
 
 
-def _arrays(path: Path) -> dict[str, Any]:
+def _case(text: str, names: Sequence[str]) -> Arrays:
+    name, _, file = text.rpartition(":")
+    if len(names) == 1 and file.endswith(".npy"):
+        name = name or names[0]
+    if not file.endswith((".npy", ".npz")) or (not name and file.endswith(".npy")):
+        raise DwrError(f"--input {text!r}: NAME:file.npy, file.npz or a folder expected")
+    arrays = _arrays(Path(file))
+    if name:
+        if len(arrays) != 1 and name not in arrays:
+            raise DwrError(f"--input {text!r}: {file} holds {', '.join(arrays)}, not {name}")
+        arrays = {name: arrays.get(name, next(iter(arrays.values())))}
+    for key in arrays:
+        _check_name("--input", key, names)
+    return arrays
+
+
+def _arrays(path: Path) -> Arrays:
     """The arrays of an .npy or .npz file; pickled objects are refused."""
     try:
         loaded = np.load(path, allow_pickle=False)
         return {"": loaded} if isinstance(loaded, np.ndarray) else {k: loaded[k] for k in loaded}
     except FileNotFoundError:
         raise DwrError(f"--input {path}: no such file") from None
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise DwrError(f"--input {path}: is not a numpy file: {error}") from None
 
 

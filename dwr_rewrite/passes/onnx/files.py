@@ -217,7 +217,7 @@ def write_text(path: Path, text: str) -> None:
     """
     with staging(path) as staged:
         try:
-            staged.path.write_text(text)
+            staged.path.write_text(text, encoding="utf-8")
         except OSError as error:
             raise DwrError(f"{path}: cannot be written: {_why(error)}") from None
         staged.commit()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -14,34 +13,27 @@ from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import RuntimeContextError
 from onnx.reference.ops.op_loop import Loop
 
+from dwr_rewrite.equivalence.subject import Evaluation
+from dwr_rewrite.equivalence.tolerance import Rounding
 from dwr_rewrite.errors import DwrError
 from dwr_rewrite.passes.onnx.float64_node import Node, key_of
 from dwr_rewrite.passes.onnx.float64_ops import CONVOLUTIONS, Array
 from dwr_rewrite.passes.onnx.float64_run import Run
-from dwr_rewrite.passes.onnx.widen import spell_out_defaults, widen, widen_array, widen_function
-from dwr_rewrite.verify import Rounding
+from dwr_rewrite.passes.onnx.widen import (
+    spell_out_defaults,
+    take_weights,
+    widen,
+    widen_array,
+    widen_function,
+)
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Collection, Mapping, Sequence
 
+    from dwr_rewrite.equivalence.subject import Observe
+
 _REFERENCE_ERRORS = (AttributeError, KeyError, RuntimeError, TypeError, ValueError)
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """The result of one run.
-
-    Attributes:
-        outputs: the model's outputs by name; floating-point ones in float64.
-        peak: largest magnitude at the input of each site that the run reached.
-        single_precision: types of the operators that ran in float32, sorted; empty for a run that
-            is float64 throughout.
-    """
-
-    outputs: dict[str, Array]
-    peak: dict[str, float]
-    single_precision: tuple[str, ...]
 
 
 class Float64Evaluator:
@@ -66,7 +58,13 @@ class Float64Evaluator:
         sites: Collection[str] = (),
     ) -> None:
         """Widens the model and loads every operator of it."""
-        wide = widen(model if isinstance(model, ModelProto) else onnx.load(Path(model)))
+        if isinstance(model, ModelProto):
+            own = ModelProto()
+            own.CopyFrom(model)
+        else:
+            own = onnx.load(Path(model))
+        weights = take_weights(own.graph)
+        wide = widen(own)
         spell_out_defaults(wide)
         self._run = Run(rounding, frozenset(sites))
         bound: Any = type("_BoundScope", (_Scope,), {"shared": self._run})
@@ -74,11 +72,15 @@ class Float64Evaluator:
             self._scope = bound(wide)
         except _REFERENCE_ERRORS as error:
             raise DwrError(f"the model cannot be evaluated in float64: {error}") from error
+        self._scope.rt_inits_.update(weights)
         if missing := sorted(set(sites) - self._run.convolutions):
             raise DwrError(f"no convolution of the model has an output named {missing[0]!r}")
 
     def run(
-        self, feeds: Mapping[str, Array], perturb: np.random.Generator | None = None
+        self,
+        feeds: Mapping[str, Array],
+        perturb: np.random.Generator | None = None,
+        observe: Observe | None = None,
     ) -> Evaluation:
         """Evaluates the model.
 
@@ -86,7 +88,10 @@ class Float64Evaluator:
             feeds: inputs by name, in the model's own element types.
             perturb: source of the signs of rounding errors. Every sum of products y then becomes
                 y + s gamma_n (|w| * |x|) and every floating-point result y + s u |y|, with s = -1
-                or 1 for each element (see :class:`~dwr_rewrite.verify.Rounding`).
+                or 1 for each element (see
+                :class:`~dwr_rewrite.equivalence.tolerance.Rounding`).
+
+            observe: told the value of every site when it is computed.
 
         Raises:
             DwrError: an input is missing, or nothing evaluates some operator; the message names it.
@@ -94,7 +99,7 @@ class Float64Evaluator:
         known = {*feeds, *self._scope.rt_inits_}
         if missing := [name for name in self._scope.input_names if name not in known]:
             raise DwrError(f"input {missing[0]!r} of the model is not among the feeds")
-        self._run.begin(perturb)
+        self._run.begin(perturb, observe)
         with np.errstate(all="ignore"):
             wide = {name: widen_array(np.asarray(value)) for name, value in feeds.items()}
             try:

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from dwr_rewrite.equivalence.subject import Observe
+from dwr_rewrite.equivalence.tolerance import Rounding
 from dwr_rewrite.recipe import Array
-from dwr_rewrite.verify import Rounding
 
 
 @dataclass
@@ -20,12 +21,13 @@ class Run:
     convolutions: set[str] = field(default_factory=set[str])
     sessions: dict[Any, Any] = field(default_factory=dict[Any, Any])
     perturb: np.random.Generator | None = None
+    observe: Observe | None = None
     peak: dict[str, float] = field(default_factory=dict[str, float])
     single_precision: set[str] = field(default_factory=set[str])
 
-    def begin(self, perturb: np.random.Generator | None) -> None:
+    def begin(self, perturb: np.random.Generator | None, observe: Observe | None) -> None:
         """Forgets the figures of the run before."""
-        self.perturb = perturb
+        self.perturb, self.observe = perturb, observe
         self.peak.clear()
         self.single_precision.clear()
 

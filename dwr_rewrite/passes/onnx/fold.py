@@ -95,6 +95,19 @@ def _constant_of_shape(attributes: dict[str, Any], shape: Array) -> Array:
     return np.full(lengths, value.reshape(-1)[0], value.dtype)
 
 
+def _eye_like(attributes: dict[str, Any], x: Array) -> Array:
+    dtype = attributes.get("dtype")
+    element = x.dtype if dtype is None else helper.tensor_dtype_to_np_dtype(dtype)
+    return np.eye(*x.shape, k=attributes.get("k", 0), dtype=element)
+
+
+def _where(_attributes: dict[str, Any], condition: Array, x: Array, y: Array) -> Array:
+    shape = np.broadcast_shapes(condition.shape, x.shape, y.shape)
+    if prod(shape) > FOLD_LIMIT:
+        raise ValueError(f"{shape} has more than {FOLD_LIMIT} elements")
+    return np.where(condition, x, y)
+
+
 def _identity(_attributes: dict[str, Any], x: Array) -> Array:
     return x
 
@@ -125,12 +138,14 @@ def _unsqueeze(attributes: dict[str, Any], x: Array, axes: Array | None = None) 
 _FOLD: dict[str, Callable[..., Array]] = {
     "Constant": _constant,
     "ConstantOfShape": _constant_of_shape,
+    "EyeLike": _eye_like,
     "Identity": _identity,
     "Cast": _cast,
     "Reshape": _reshape,
     "Squeeze": _squeeze,
     "Transpose": _transpose,
     "Unsqueeze": _unsqueeze,
+    "Where": _where,
 }  # fmt: skip
 
 

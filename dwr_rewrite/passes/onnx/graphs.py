@@ -33,6 +33,7 @@ class Scope:
         view: the same graph in graphsurgeon; ``view.nodes[i]`` stands for ``proto.node[i]``.
         opset: version of the standard operator set here; 0 where none is imported.
         parent: the scope whose values this one can read.
+        holder: of a body: the index of the parent's node that holds it, and the attribute's name.
         initializers: by name.
         outputs: names of the values that leave the scope.
         positions: index of each node of ``view`` by its ``id``.
@@ -43,6 +44,7 @@ class Scope:
     view: gs.Graph
     opset: int
     parent: Scope | None = None
+    holder: tuple[int, str] | None = None
     initializers: dict[str, TensorProto] = field(default_factory=dict)
     outputs: frozenset[str] = frozenset()
     positions: dict[int, int] = field(default_factory=dict)
@@ -105,14 +107,15 @@ def scopes(model: ModelProto) -> list[Scope]:
 
 
 def _bodies(scope: Scope) -> Iterator[Scope]:
-    for node, proto in zip(scope.view.nodes, scope.proto.node, strict=True):
+    for index, (node, proto) in enumerate(zip(scope.view.nodes, scope.proto.node, strict=True)):
         if not any(attribute.type == AttributeProto.GRAPH for attribute in proto.attribute):
             continue
         for attribute in proto.attribute:
             body = node.attrs.get(attribute.name)
             if attribute.type == AttributeProto.GRAPH and isinstance(body, gs.Graph):
                 path = f"{scope.path}{label(proto)}/{attribute.name}/"
-                yield Scope(path, attribute.g, body, scope.opset, scope)
+                holder = (index, attribute.name)
+                yield Scope(path, attribute.g, body, scope.opset, scope, holder)
 
 
 def label(node: NodeProto) -> str:

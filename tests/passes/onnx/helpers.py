@@ -13,10 +13,10 @@ from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 from onnxruntime.capi import onnxruntime_pybind11_state as errors
 
+from dwr_rewrite.equivalence.tolerance import UNIT_ROUNDOFF
 from dwr_rewrite.passes.onnx.fold import dtype_name
 from dwr_rewrite.passes.onnx.rewrite import Options, rewrite
 from dwr_rewrite.report import SiteReport
-from dwr_rewrite.verify import UNIT_ROUNDOFF
 
 
 class ConvTranspose(OpRun):

@@ -11,6 +11,7 @@ import math
 import os
 import subprocess
 import sys
+import tracemalloc
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -24,10 +25,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper, parser
 
+from dwr_rewrite.equivalence.tolerance import Rounding
 from dwr_rewrite.errors import DwrError
 from dwr_rewrite.passes.onnx.float64 import Evaluation, Float64Evaluator
 from dwr_rewrite.passes.onnx.widen import widen
-from dwr_rewrite.verify import Rounding
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -778,3 +779,23 @@ def test_an_impossible_convolution_is_named() -> None:
 def test_torch_is_not_imported() -> None:
     code = "import sys, dwr_rewrite.passes.onnx.float64; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ})
+
+
+def test_an_operator_that_needs_several_attempts_keeps_no_values_alive():
+    """onnxruntime has no GlobalAveragePool for float64: the answer is kept, and nothing else."""
+    evaluator = Float64Evaluator(
+        parser.parse_model("""<ir_version: 8, opset_import: ["" : 17]>
+    g (float[1,8,64,64] x) => (float[1,8,1,1] y) {
+      a = Exp (x) y = GlobalAveragePool (a) }""")
+    )
+    feeds = {"x": np.zeros((1, 8, 64, 64), np.float32)}
+    evaluator.run(feeds)
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        for _ in range(4):
+            evaluator.run(feeds)
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert after - before < feeds["x"].size * 8, "less than one activation for four runs"

@@ -3,31 +3,25 @@
 from __future__ import annotations
 
 import re
+import shlex
 import sys
-import tempfile
-import threading
-from collections.abc import Generator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
+from typing import Annotated, Literal
 
 import typer
-import typer.exceptions
-import typer.main
 
-from dwr_rewrite import __version__
+from dwr_rewrite.cli.shared import (
+    check_report,
+    minimal_beside,
+    print_version,
+    progress_bar,
+    read_settings,
+    run,
+    show_report,
+    write_report,
+)
 from dwr_rewrite.errors import DwrError, NotEquivalentError
-
-if TYPE_CHECKING:
-    from onnx import ModelProto
-
-    from dwr_rewrite.passes.onnx.check import Progress, Settings
-    from dwr_rewrite.passes.onnx.files import Source
-    from dwr_rewrite.report import Report
-
-INTERRUPTED = 130
-"""Exit code after Ctrl-C, as shells give it."""
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -41,12 +35,6 @@ HELP = (
     "Exit codes: 0 written, or nothing to do; 1 not shown to be equivalent, nothing written; "
     "2 bad usage or input; 130 interrupted."
 )
-
-
-def _print_version(wanted: bool) -> None:
-    if wanted:
-        sys.stdout.write(f"dwr-rewrite {__version__}\n")
-        raise typer.Exit
 
 
 @app.command(help=HELP, context_settings={"help_option_names": ["-h", "--help"]})
@@ -124,7 +112,7 @@ def rewrite(
                            "done past 2 GiB).", rich_help_panel=_OUT)
     ] = False,
     report: Annotated[
-        Path | None, typer.Option(metavar="FILE.json", help="Write the report as JSON.",
+        Path | None, typer.Option(metavar="FILE", help="Write the report: .json, .html or .md.",
                                   rich_help_panel=_OUT)
     ] = None,
     json_: Annotated[
@@ -135,7 +123,7 @@ def rewrite(
                            rich_help_panel=_OUT)
     ] = False,
     version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True,
+        bool, typer.Option("--version", callback=print_version("dwr-rewrite"), is_eager=True,
                            help="Show the version.", rich_help_panel=_OUT)
     ] = False,
 ) -> None:  # fmt: skip
@@ -153,20 +141,25 @@ def rewrite(
     source = files.read_stream(sys.stdin.buffer) if model == "-" else files.read(Path(model))
     target = None if dry_run or output == "-" else Path(output or "")
     if report is not None:
-        _check_report(report, source, target)
-    with tempfile.TemporaryDirectory(prefix="dwr-") as folder, _progress() as progress:
-        settings = None
-        if not (no_verify or dry_run):
-            settings = _settings(
-                source.model, inputs or [], shapes or [], Path(folder), seed, timeout
-            )
-        run = Run(options, settings, save_external_data, progress)
+        check_report(report, {
+            "which belongs to the input": source.files,
+            "which is the output": [target, target.with_name(f"{target.name}.data")]
+            if target else [],
+        })  # fmt: skip
+    settings = None
+    if not (no_verify or dry_run):
+        settings = read_settings(source.model, inputs or [], shapes or [], seed, timeout)
+    with progress_bar() as progress:
+        command = shlex.join(["dwr-rewrite", *sys.argv[1:]])
+        configured = Run(
+            options, settings, save_external_data, progress, command, minimal_beside(report)
+        )
         try:
-            result = run(source, target)
+            result = configured(source, target)
         except NotEquivalentError as error:
             if error.report is not None:
                 if report is not None:
-                    _write_report(report, error.report)
+                    write_report(report, error.report)
                 if json_:
                     sys.stdout.write(error.report.to_json())
             raise
@@ -176,8 +169,8 @@ def rewrite(
         sys.stdout.buffer.flush()
         done = replace(done, output="standard output")
     if report is not None:
-        _write_report(report, done)
-    _print(done, json_, verbose, to_stderr=output == "-")
+        write_report(report, done)
+    show_report(done, json_, verbose, to_stderr=output == "-")
 
 
 def parse_size(text: str) -> int:
@@ -192,83 +185,6 @@ def parse_size(text: str) -> int:
     return int(match[1]) << {"": 0, "K": 10, "M": 20, "G": 30}[match[2].upper()]
 
 
-def _settings(
-    model: ModelProto, inputs: list[str], shapes: list[str], folder: Path, seed: int, timeout: float
-) -> Settings:
-    from dwr_rewrite.passes.onnx.check import Settings, parse_inputs, parse_shapes
-
-    stored = {tensor.name for tensor in model.graph.initializer}
-    names = [value.name for value in model.graph.input if value.name not in stored]
-    return Settings(parse_inputs(inputs, names, folder), parse_shapes(shapes, names), seed, timeout)
-
-
-def _check_report(path: Path, source: Source, target: Path | None) -> None:
-    """Refuses a report that could not be written, or would take a model's place."""
-    from dwr_rewrite.passes.onnx import files
-
-    files.check_target(path)
-    files.check_apart(path, source.files, "which belongs to the input")
-    if target is not None:
-        outputs = (target, target.with_name(f"{target.name}.data"))
-        files.check_apart(path, outputs, "which is the output")
-
-
-def _write_report(path: Path, report: Report) -> None:
-    from dwr_rewrite.passes.onnx.files import write_text
-
-    write_text(path, report.to_json())
-
-
-def _print(report: Report, as_json: bool, verbose: bool, to_stderr: bool) -> None:
-    if as_json:
-        sys.stdout.write(report.to_json())
-        return
-    from rich.console import Console
-
-    from dwr_rewrite.console import show
-
-    show(report, Console(stderr=to_stderr), verbose)
-
-
-@contextmanager
-def _progress() -> Generator[Progress]:
-    """A bar on standard error once the work has taken a second; none where that is no terminal."""
-    if not sys.stderr.isatty():
-        yield lambda done, total, what: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = (BarColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    bar = Progress(*columns, console=Console(stderr=True), transient=True)
-    task = bar.add_task("rewriting")
-    timer = threading.Timer(1.0, bar.start)
-    timer.daemon = True
-    try:
-        timer.start()
-        yield lambda done, total, what: bar.update(
-            task, completed=done, total=total, description=what
-        )
-    finally:
-        timer.cancel()
-        bar.stop()
-
-
 def main() -> None:
-    """Entry point: runs the command; every failure is one line and an exit code."""
-    try:
-        code = typer.main.get_command(app).main(prog_name="dwr-rewrite", standalone_mode=False)
-    except typer.exceptions.TyperException as error:
-        _fail(f"{error.format_message()} (see dwr-rewrite --help)", DwrError.exit_code)
-    except DwrError as error:
-        _fail(str(error), error.exit_code)
-    except MemoryError:
-        _fail("out of memory", DwrError.exit_code)
-    if code == INTERRUPTED:  # how typer reports Ctrl-C
-        _fail("interrupted; nothing was written", INTERRUPTED)
-    sys.exit(code or 0)
-
-
-def _fail(message: str, code: int) -> NoReturn:
-    sys.stderr.write(f"dwr-rewrite: error: {message}\n")
-    sys.exit(code)
+    """Entry point of ``dwr-rewrite``."""
+    run(app, "dwr-rewrite")

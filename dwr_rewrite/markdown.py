@@ -1,0 +1,130 @@
+"""The report as Markdown to paste into a pull request: short, and made from the JSON alone."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+
+from dwr_rewrite.document import digest
+from dwr_rewrite.document.reading import Document, printable
+from dwr_rewrite.document.wording import NONE, VERDICTS, number, percent, plural, short, times
+
+ALERTS = {"equivalent": "TIP", "not equivalent": "CAUTION", "not checked": "WARNING"}
+"""Kind of GitHub's alert, which gives each verdict a colour; elsewhere it reads as a quotation."""
+
+SHOWN = 8
+"""Sentences, sites and comparisons that are listed; the others are counted."""
+
+
+def render(document: Document) -> str:
+    """A report as GitHub-flavoured Markdown; the same text for the same document.
+
+    Args:
+        document: what :func:`dwr_rewrite.document.reading.read` or
+            :meth:`dwr_rewrite.report.Report.to_dict` gives. Whatever text it holds is escaped.
+    """
+    return "\n".join(_lines(printable(document))) + "\n"
+
+
+def _lines(document: Document) -> Iterator[str]:
+    models = [document[model]["name"] or "not written" for model in ("reference", "candidate")]
+    yield f"> [!{ALERTS[document['verdict']]}]"
+    yield f"> **{VERDICTS[document['verdict']]}.** {digest.statement(document)}"
+    yield ">"
+    yield f"> Reference {code(models[0])}, candidate {code(models[1])}."
+    yield from _list(digest.reasons(document))
+    yield from _culprits(document)
+    if figures := digest.figures(document):
+        yield from _table(
+            ("", "", ""), [(f.label, f"**{f.value}**", text(f.note)) for f in figures]
+        )
+    yield from _table(("", "reference", "candidate"), digest.totals(document))
+    yield from _comparisons(document)
+    yield from _speed(document["runtime"])
+    yield from _reproduce(document)
+
+
+def _list(items: Sequence[str]) -> Iterator[str]:
+    if items:
+        yield ""
+        yield from (f"- {text(item)}" for item in items[:SHOWN])
+    if len(items) > SHOWN:
+        yield f"- and {len(items) - SHOWN} more"
+
+
+def _culprits(document: Document) -> Iterator[str]:
+    found = (document["verification"] or {}).get("culprits")
+    if found is None:
+        return
+    names = ", ".join(map(code, found["sites"][:SHOWN]))
+    more = f" and {len(found['sites']) - SHOWN} more" if len(found["sites"]) > SHOWN else ""
+    tried = f" ({plural(found['tried'], 'model')} tried)" if found["tried"] else ""
+    yield f"\n**To blame:** {names}{more}{tried}."
+    if found["model"]:
+        yield f"Smallest failing model: {code(found['model'])}."
+
+
+def _comparisons(document: Document) -> Iterator[str]:
+    pairs = sorted(digest.compared(document), key=lambda pair: -digest.used(pair[1]))
+    head = ("input", "engine", "output", "reference", "candidate", "ratio", "tolerance", "used")
+    rows = [
+        (text(case["name"]), text(case["engine"]), text(found["output"]),
+         *(number(found[m] and found[m]["largest"]) for m in ("reference", "candidate")),
+         times(digest.own(found)), number(found["tolerance"]) if not found["reason"] else NONE,
+         percent(digest.used(found)) if found["passed"] else "**failed**")
+        for case, found in pairs[:SHOWN]
+    ]  # fmt: skip
+    if rows:
+        left = len(pairs) - len(rows)
+        yield "\nLargest errors, and how much of the tolerance they used:"
+        yield from _table(head, rows)
+        yield from [f"\n{plural(left, 'comparison')} nearer to the truth left out."] if left else []
+
+
+def _speed(runtime: Document | None) -> Iterator[str]:
+    if runtime is None:
+        yield "\nSpeed: not measured."
+        return
+    yield f"\nMedian times in ms on {text(runtime['device'])}:"
+    yield from _table(
+        ("", "reference", "candidate"),
+        [
+            (text(row["name"]), *(number(row[m]["median"]) for m in ("reference", "candidate")))
+            for row in runtime["measurements"]
+        ],
+    )
+
+
+def _reproduce(document: Document) -> Iterator[str]:
+    if document["command"]:
+        fence = "`" * max(3, 1 + _longest_run(document["command"]))
+        yield f"\n{fence}\n{document['command']}\n{fence}"
+    check = document["verification"] or {"versions": {}}
+    facts = [
+        f"dwr-rewrite {document['version']}",
+        *(f"{k} {v}" for k, v in check["versions"].items()),
+    ]
+    yield f"\n<sub>{text(', '.join(facts))}</sub>"
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
+    yield ""
+    yield f"| {' | '.join(head)} |"
+    yield f"|{'---|' * len(head)}"
+    yield from (f"| {' | '.join(row)} |" for row in rows)
+
+
+def text(words: str) -> str:
+    """Words that Markdown and HTML take for nothing else."""
+    return re.sub(r"([\\`*\[\]<>|~$&])", r"\\\1", short(words, 200))
+
+
+def code(name: str) -> str:
+    """A name as it is, in a fixed width."""
+    name = short(name, 80)
+    fence = "`" * (1 + _longest_run(name))
+    return f"{fence} {name} {fence}" if "`" in name else f"{fence}{name}{fence}"
+
+
+def _longest_run(name: str) -> int:
+    return max((len(run) for run in re.findall("`+", name)), default=0)
