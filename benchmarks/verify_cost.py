@@ -133,9 +133,8 @@ def prepare(folder: Path, quick: bool) -> list[Subject]:
     subjects: list[Subject] = []
     for path, shape in shapes.items():
         fast = path.with_suffix(".fast.onnx")
-        command = [*_measure.entry_point("dwr_rewrite.cli.rewrite:main"), str(path), "-o", str(fast),
-                   "--no-verify", "--freeze-weights"]  # fmt: skip
-        subprocess.run(command, cwd=_measure.ROOT, check=True, stdout=subprocess.DEVNULL)  # noqa: S603  our own
+        cost([*_measure.entry_point("dwr_rewrite.cli.rewrite:main"), str(path), "-o", str(fast),
+              "--no-verify", "--freeze-weights"])  # fmt: skip
         subjects.append(Subject(path.stem, path, fast, shape))
     return subjects
 

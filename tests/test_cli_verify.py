@@ -88,6 +88,17 @@ def add_bias(model: onnx.ModelProto) -> None:
     node.input.append("bias")
 
 
+def cut_output(model: onnx.ModelProto, start: int, end: int) -> None:
+    """The model's output becomes a part of what it was, along the last axis."""
+    old = model.graph.output[0].name
+    for node in model.graph.node:
+        node.output[:] = ["whole" if name == old else name for name in node.output]
+    for name, value in (("starts", start), ("ends", end), ("axes", 3)):
+        model.graph.initializer.append(numpy_helper.from_array(np.array([value]), name))
+    model.graph.node.append(helper.make_node("Slice", ["whole", "starts", "ends", "axes"], [old]))
+    model.graph.output[0].type.tensor_type.shape.dim[3].dim_param = "width"
+
+
 def rename_output(model: onnx.ModelProto) -> None:
     old, new = model.graph.output[0].name, "other"
     for node in model.graph.node:
@@ -102,12 +113,14 @@ WRONG = {
     "a swapped stride": (set_attribute("strides", [2, 2]), "stride"),
     "a bias that is off by 1e-3": (add_bias, "bias"),
     "a NaN on one side": (set_weight((3, 3, 1, 1), np.nan), "became Inf or NaN"),
+    "an output of the wrong shape": (lambda m: cut_output(m, 0, 2), "became float32 [2, 8, 9, 2]"),
+    "an empty output": (lambda m: cut_output(m, 0, 0), "became float32 [2, 8, 9, 0]"),
     "an output of another name": (rename_output, "became ['other']"),
 }
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_a_wrong_model_is_refused_and_what_is_wrong_is_named(name, verify, original, fast, tmp_path):
+def test_a_wrong_model_is_refused_and_named(name, verify, original, fast, tmp_path):
     change, word = WRONG[name]
     model = onnx.load(fast)
     change(model)
@@ -193,7 +206,7 @@ MISTAKES = {
     "no model": (lambda d, o: [o, __file__], "not an ONNX model"),
     "a report that would take the candidate's place": (
         lambda d, o: [o, o, "--report", o], "which belongs to the"),
-    "a report of unknown kind": (lambda d, o: [o, o, "--report", d / "r.pdf"], ".json, .html or .md"),
+    "a report of unknown kind": (lambda d, o: [o, o, "--report", d / "r.pdf"], ".html or .md"),
     "an empty folder of inputs": (lambda d, o: [o, o, "--input", d / "empty"], "holds no .npy"),
     "an unknown input": (lambda d, o: [o, o, "--shape", "z:1x2"], "no such input"),
 }  # fmt: skip

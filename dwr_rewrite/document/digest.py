@@ -77,12 +77,14 @@ def reasons(document: Document) -> list[str]:
         return ["the models were not compared"]
     pairs = compared(document)
     told = {found["output"] for _, found in pairs if _telling(found)}
-    untold = dict.fromkeys(f["output"] for _, f in pairs if f["output"] not in told)
+    names = (*document["verification"]["outputs"], *(found["output"] for _, found in pairs))
+    untold = [name for name in dict.fromkeys(names) if pairs and name not in told]
     return [
         *([] if pairs else ["no input could be compared"]),
         *(f"input {c['name']!r}, {c['engine']}: {c['skipped']}" for c in skipped(document)),
         *(f"output {name!r}: it has no finite element, or every tolerance was as large as its "
-          f"values, so that a wrong result would have passed too" for name in untold),
+          f"values, so that a wrong result would have passed too; or it was never compared"
+          for name in untold),
     ]  # fmt: skip
 
 

@@ -77,7 +77,7 @@ class Check:
         tapped = self.tapped(samples).name if drift.taps else ""
         found = Verification(
             cases, taps=drift.taps, tapped=tapped, probes=self.probes(), proof=self.pair.proof,
-            picture=self.picture[1] if self.picture else None,
+            picture=self.picture[1] if self.picture else None, outputs=tuple(samples[0].before),
         )  # fmt: skip
         if found.verdict == "not equivalent" and self.pair.changed:
             self.step("looking for the site that is to blame")
@@ -141,8 +141,8 @@ class Check:
             if index == 0 and _differ(sample.before, self.outputs(subject, feeds)):
                 sample.failure = "the reference gives two results for one input"
                 return [sample]
-        if untold := [repr(n) for n in subject.outputs if n not in samples[0].before]:
-            self.note(f"outputs that are no tensors were not compared: {', '.join(untold)}")
+        if odd := [repr(name) for name in subject.outputs if name not in samples[0].before]:
+            self.note(f"outputs that are no real tensors were not compared: {', '.join(odd)}")
         self.record("reference", subject, samples, drift)
         if subject.engine != DOUBLE:
             subject.release()
@@ -188,6 +188,10 @@ class Check:
             if truth and (engine == DOUBLE or not told):
                 told.append((sample, truth))
             self.yardstick.lay(sample, truth)
+            for name, moved in sample.moved.items():
+                if not moved < float("inf"):
+                    self.note(f"output {name!r} was not compared on the input {sample.name!r}: "
+                              f"rounding alone can turn it into something else")  # fmt: skip
             if sample.failure:
                 failed = (Comparison("", reason=sample.failure),)
                 yield Case(sample.name, engine, failed, "", sample.shapes)

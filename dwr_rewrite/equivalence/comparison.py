@@ -159,10 +159,11 @@ def _same(one: Array, two: Array) -> Array:
 def identical(output: str, array: Array) -> Comparison:
     """An output that both models compute bit for bit alike: it needs no yardstick."""
     kind, values = array.dtype.name, np.asarray(array, np.float64)
-    values = values[np.isfinite(values)]
+    finite = np.isfinite(values)
     return Comparison(
-        output, kind, array.shape, largest(np.abs(values)), by="difference",
-        difference=errors(values, values, kind),
+        output, kind, array.shape, largest(np.abs(values[finite])), by="difference",
+        difference=errors(values[finite], values[finite], kind),
+        worst=_worst(values, values, values, finite),
     )  # fmt: skip
 
 

@@ -88,6 +88,7 @@ class Verification:
         culprits: of a failure.
         training: gradients and a training run; None where it was not asked for.
         picture: the output nearest to its tolerance, in detail.
+        outputs: names of the outputs that have to be told apart.
     """
 
     cases: tuple[Case, ...]
@@ -104,6 +105,7 @@ class Verification:
     culprits: Culprits | None = None
     training: Training | None = None
     picture: Picture | None = None
+    outputs: tuple[str, ...] = ()
 
     @property
     def compared(self) -> list[tuple[Case, Comparison]]:
@@ -141,9 +143,14 @@ class Verification:
         """Equivalent only when nothing failed, and each output was told apart once."""
         if self.failures:
             return "not equivalent"
+        return "equivalent" if self.compared and not self.untold else "not checked"
+
+    @property
+    def untold(self) -> list[str]:
+        """Outputs of which no input could have shown that they are wrong."""
         told = {c.output for _, c in self.compared if c.telling}
-        compared = {c.output for _, c in self.compared}
-        return "equivalent" if told and told == compared else "not checked"
+        compared = (c.output for _, c in self.compared)
+        return [name for name in dict.fromkeys((*self.outputs, *compared)) if name not in told]
 
     @property
     def worst(self) -> tuple[Case, Comparison] | None:

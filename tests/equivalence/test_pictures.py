@@ -6,7 +6,7 @@ from itertools import product
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dwr_rewrite.equivalence.statistics import (
@@ -67,6 +67,7 @@ def test_what_does_not_look_like_scores_has_no_agreement(shape):
     assert agreement(np.zeros(shape), np.zeros(shape)) is None
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(0, 1e30), max_size=60), st.lists(st.floats(0, 1e30), max_size=60))
 def test_a_histogram_counts_every_element_once(one, two):
     found = histogram(np.array(one), np.array(two))

@@ -9,7 +9,7 @@ from dataclasses import astuple
 import ml_dtypes
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dwr_rewrite.equivalence.statistics import (
@@ -107,6 +107,7 @@ def plainly(values, truth, dtype):
     return (*of(off), *of(relative), max(ulp), angle, db(signal), db(peak))
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.tuples(numbers, numbers), min_size=1, max_size=120),
     st.sampled_from(["float32", "float64"]),
@@ -200,6 +201,7 @@ def test_errors_hold_few_arrays_at_a_time():
     assert peak < 4.5 * truth.nbytes
 
 
+@settings(deadline=None)
 @given(st.lists(numbers, max_size=300), st.sampled_from([0.0, 0.25, 0.5, 0.75, 0.99, 1.0]))
 def test_a_quantile_is_the_smallest_with_that_share_below(values, q):
     found = quantile(np.array(values), q)

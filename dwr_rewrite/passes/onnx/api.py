@@ -315,9 +315,12 @@ def failure(observed: Verification) -> str:
     """One sentence on why a verification did not come out as equivalent."""
     if observed.verdict == "not checked":
         skipped = [case.skipped for case in observed.cases if case.skipped]
-        why = "; ".join(dict.fromkeys([*skipped, *observed.notes])) or (
-            "rounding alone moves an output by more than its size"
-        )
+        untold = [
+            f"no input tells right from wrong at output {name!r}: it is empty, or rounding alone "
+            f"moves it by more than its size"
+            for name in observed.untold
+        ]
+        why = "; ".join(dict.fromkeys([*skipped, *observed.notes, *untold]))
         return f"the models could not be compared ({why}): nothing is proved"
     first, *others = observed.failures
     more = f"; and {len(others)} more failures" if others else ""

@@ -37,14 +37,21 @@ class Changes:
     stored in the other is one too.
     """
 
-    def __init__(self, reference: ModelProto, candidate: ModelProto) -> None:
+    def __init__(
+        self, reference: ModelProto, candidate: ModelProto, found: Structure | None = None
+    ) -> None:
         """Compares two models that use the same names for the same values.
+
+        Args:
+            reference: the original.
+            candidate: the model in question.
+            found: their comparison, where it was made already.
 
         Raises:
             DwrError: a model cannot be read, or a tensor of it.
         """
         self._models = reference, candidate
-        self._found = compare(reference, candidate)
+        self._found = found or compare(reference, candidate)
         self._changes = dict(_unique(_changes(self._found)))
 
     @property

@@ -21,6 +21,7 @@ from dwr_rewrite.passes.onnx.fold import dtype_name
 from dwr_rewrite.passes.onnx.hybrid import Changes
 from dwr_rewrite.passes.onnx.probe import probes
 from dwr_rewrite.passes.onnx.proof import prove
+from dwr_rewrite.passes.onnx.structure import compare
 from dwr_rewrite.passes.onnx.subject import OnnxSubject
 
 
@@ -49,8 +50,9 @@ class OnnxPair:
         self.reference = OnnxSubject(reference, models[0], self.rounding, values)
         self.candidate = self._subject(candidate, models[1])
         self._choose_engine()
-        self.proof = prove(*models)
-        self.changed = list(Changes(*models).names)
+        found = compare(*models)
+        self.proof = prove(*models, found)
+        self.changed = list(Changes(*models, found).names)
         self.versions = versions()
 
     def probes(self) -> Iterable[Probe]:

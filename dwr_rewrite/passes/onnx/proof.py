@@ -16,12 +16,15 @@ from dwr_rewrite.passes.onnx.structure import Changed, Structure, compare
 from dwr_rewrite.passes.onnx.types import infer
 
 
-def prove(reference: ModelProto, candidate: ModelProto) -> Proof | None:
+def prove(
+    reference: ModelProto, candidate: ModelProto, found: Structure | None = None
+) -> Proof | None:
     """Compares two models node by node, and every marked convolution by the lemma.
 
     Args:
         reference: the original.
         candidate: the model in question, its tensors loaded.
+        found: their comparison, where it was made already.
 
     Returns:
         None where the models differ and the candidate bears no mark of this tool: then nothing is
@@ -30,7 +33,7 @@ def prove(reference: ModelProto, candidate: ModelProto) -> Proof | None:
     Raises:
         DwrError: a model cannot be read, or a tensor of it.
     """
-    found = compare(reference, candidate)
+    found = found or compare(reference, candidate)
     if found.same:
         return Proof((), found.identical)
     if not any(_form(node) for scope in found.values.candidate.scopes for node in scope.proto.node):
