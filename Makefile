@@ -19,10 +19,10 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
-demo: $(STAMP)  ## Build MobileNetV1, rewrite it into demo/fast.onnx and check the result
+demo: $(STAMP)  ## Build MobileNetV2, rewrite it into demo/fast.onnx and show that it is the same
 	@mkdir -p demo
-	@test -f demo/mobilenet_v1.onnx || $(BIN)/python -m models.export mobilenet_v1 demo/mobilenet_v1.onnx
-	@$(BIN)/dwr-rewrite demo/mobilenet_v1.onnx -o demo/fast.onnx --report demo/report.json
+	@test -f demo/mobilenet_v2.onnx || $(BIN)/python -m models.export hf_mobilenet_v2 demo/mobilenet_v2.onnx
+	@$(BIN)/dwr-rewrite demo/mobilenet_v2.onnx -o demo/fast.onnx --report demo/report.html
 
 check: $(STAMP)  ## Lint, check formatting, types and layering
 	@$(BIN)/ruff check

@@ -22,7 +22,7 @@ from dwr_rewrite.passes.onnx.graphs import quiet
 from dwr_rewrite.passes.onnx.lone import Floats, Lone
 from dwr_rewrite.passes.onnx.match import CONVOLUTIONS
 
-BUDGET = 2 << 30
+BUDGET = 1 << 29
 """Multiply-adds that the candidate may take for the one-hot channels of one site."""
 
 BATCH_ELEMENTS = 1 << 24

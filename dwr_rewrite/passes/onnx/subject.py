@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import tempfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from math import prod
 from pathlib import Path
@@ -12,22 +11,27 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime as ort
-from onnx import ModelProto, ValueInfoProto
+from onnx import ModelProto, TensorProto, ValueInfoProto
 
 from dwr_rewrite.equivalence.sample import tensors
 from dwr_rewrite.equivalence.samples import Arrays, Declared, InputError
 from dwr_rewrite.equivalence.subject import Evaluation, Observe
 from dwr_rewrite.equivalence.tolerance import Rounding
 from dwr_rewrite.errors import DwrError
-from dwr_rewrite.passes.onnx import files
 from dwr_rewrite.passes.onnx.float64 import Float64Evaluator
-from dwr_rewrite.passes.onnx.fold import dtype_name
+from dwr_rewrite.passes.onnx.fold import dtype_name, to_array
 from dwr_rewrite.passes.onnx.types import infer
 
 ENGINE = "onnxruntime CPU"
 
 TAP_BYTES = 256 << 20
 """What the tapped values of one run may take; more of them are taken in several runs."""
+
+SMALL_BYTES = 1 << 16
+"""Tensors up to which a model is serialized with them inside."""
+
+NUMPY_TYPES = ("float32", "float64", "float16", "int8", "uint8", "int32", "int64")
+"""Element types that onnxruntime takes from numpy."""
 
 UNKNOWN_BYTES = 16 << 20
 """What a value of unknown shape is taken for."""
@@ -104,15 +108,12 @@ class OnnxSubject:
         """
         model = onnx.load(self.path)
         own = {name for node in model.graph.node for name in node.output}
-        wanted = [value for value in values if value in own]
-        groups = list(_groups(wanted, _sizes(model, feeds)))
-        with tempfile.TemporaryDirectory(prefix="dwr-tap-") as folder:
-            for index, group in enumerate(groups):
-                path = Path(folder) / f"{index}.onnx"
-                _write_tapped(model, group, path)
-                session: Any = _load(path)
-                for value, array in zip(group, session.run(group, feeds), strict=True):
-                    observe(value, array)
+        groups = list(_groups([v for v in values if v in own], _sizes(model, feeds)))
+        stored = _take_stored(model)
+        for group in groups:
+            session: Any = _tapped(model, group, stored)
+            for value, array in zip(group, session.run(group, feeds), strict=True):
+                observe(value, array)
 
     def release(self) -> None:
         """Lets go of the session and of the evaluation."""
@@ -128,18 +129,38 @@ def _load(path: Path) -> ort.InferenceSession:
     return ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
 
 
-def _write_tapped(model: ModelProto, values: Sequence[str], path: Path) -> None:
+def _take_stored(model: ModelProto) -> Arrays:
+    """Takes the large tensors out of a model: sessions read them from memory, which saves a file.
+
+    Element types that numpy has not stay in the model.
+    """
+    taken: Arrays = {}
+    for tensor in model.graph.initializer:
+        size = len(tensor.raw_data)
+        if size > SMALL_BYTES and dtype_name(tensor.data_type) in NUMPY_TYPES:
+            taken[tensor.name] = to_array(tensor)
+            tensor.ClearField("raw_data")
+            tensor.data_location = TensorProto.EXTERNAL
+            tensor.external_data.add(key="location", value="memory")
+    return taken
+
+
+def _tapped(model: ModelProto, values: Sequence[str], stored: Arrays) -> ort.InferenceSession:
+    """A session whose outputs are the model's and these values."""
     known = {value.name: value for value in (*model.graph.value_info, *model.graph.output)}
-    count = len(model.graph.output)
-    present = {value.name for value in model.graph.output}
+    count, present = len(model.graph.output), {value.name for value in model.graph.output}
     model.graph.output.extend(
         known.get(value, ValueInfoProto(name=value)) for value in values if value not in present
     )
-    with files.staging(path) as staged:
-        large = files.tensor_bytes(model) > files.PROTOBUF_LIMIT - files.MARGIN
-        staged.write(model, large)
-        staged.commit()
+    options = ort.SessionOptions()
+    options.add_external_initializers(
+        list(stored), [ort.OrtValue.ortvalue_from_numpy(array) for array in stored.values()]
+    )
+    session = ort.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
     del model.graph.output[count:]
+    return session
 
 
 def _sizes(model: ModelProto, feeds: Arrays) -> dict[str, int]:
