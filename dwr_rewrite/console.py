@@ -48,9 +48,9 @@ def _totals(report: Report) -> Table:
     if report.macs(False) is not None:
         table.add_row("MACs of these sites", _count(report.macs(False)), _count(report.macs(True)))
     worst = report.verification and report.verification.worst
-    if worst and worst[1].reference and worst[1].candidate:
-        _, found = worst
-        errors = found.reference.largest, found.candidate.largest
+    found = worst[1] if worst else None
+    if found and found.reference and found.candidate:
+        errors = (found.reference.largest, found.candidate.largest)
         table.add_row("largest error", *(f"{error:.2g}" for error in errors))
         table.add_row("  allowed", "", f"{found.tolerance:.2g}")
     return table

@@ -114,17 +114,13 @@ class Verification:
 
     @property
     def failures(self) -> list[str]:
-        """Why the models are not equivalent, one sentence each; empty when nothing says so."""
+        """Why the models are not equivalent, one sentence each, the most particular first."""
         return list(self._failures())
 
     def _failures(self) -> Iterator[str]:
-        yield from (_comparison_failure(*pair) for pair in self.compared if not pair[1].passed)
-        for ratio in self.ratios:
-            if not ratio.passed:
-                yield (
-                    f"output {ratio.output!r}: its error is {ratio.value:.3g} times the "
-                    f"reference's own over {ratio.inputs} inputs, allowed {ratio.allowed:g}"
-                )
+        for lemma in self.proof.lemmas if self.proof else ():
+            if lemma.status == "refuted":
+                yield f"site {lemma.site!r}: {lemma.detail}"
         for probe in self.probes:
             if probe.leaking:
                 source, target = probe.leaks[0]
@@ -133,9 +129,13 @@ class Verification:
                     f"site {probe.site!r}: channel {source} leaks into output channel "
                     f"{target}{more}"
                 )
-        for lemma in self.proof.lemmas if self.proof else ():
-            if lemma.status == "refuted":
-                yield f"site {lemma.site!r}: {lemma.detail}"
+        yield from (_comparison_failure(*pair) for pair in self.compared if not pair[1].passed)
+        for ratio in self.ratios:
+            if not ratio.passed:
+                yield (
+                    f"output {ratio.output!r}: its error is {ratio.value:.3g} times the "
+                    f"reference's own over {ratio.inputs} inputs, allowed {ratio.allowed:g}"
+                )
         yield from self.training.failures if self.training else ()
 
     @property

@@ -2,18 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import os
-import pickle
-import re
-import signal
-import subprocess
-import sys
-import tempfile
-import threading
 import time
 import zipfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -24,15 +15,12 @@ from dwr_rewrite.equivalence.samples import Arrays
 from dwr_rewrite.equivalence.subject import Site
 from dwr_rewrite.equivalence.verification import Verification
 from dwr_rewrite.errors import DwrError, NotEquivalentError
+from dwr_rewrite.passes.onnx import child
+from dwr_rewrite.passes.onnx.child import Progress
 from dwr_rewrite.report import SiteReport
-
-Progress = Callable[[str], None]
-"""Told what is going on."""
 
 WORKER = ["-m", "dwr_rewrite.passes.onnx.worker"]
 """What Python runs as the child process."""
-
-_WARNING = re.compile(rb"\[[WEF]:onnxruntime")
 
 
 @dataclass(frozen=True)
@@ -44,7 +32,6 @@ class Job:
         candidate: a model file.
         sites: what is compared by itself.
         settings: what to run.
-        result: the file that takes the outcome.
         minimal: the file that takes the smallest model that still fails; None for none.
     """
 
@@ -52,7 +39,6 @@ class Job:
     candidate: Path
     sites: tuple[Site, ...]
     settings: Settings
-    result: Path
     minimal: Path | None = None
 
 
@@ -79,14 +65,16 @@ def verify(
         DwrError: the given inputs or shapes do not fit the model.
     """
     started = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="dwr-verify-") as folder:
-        result = Path(folder) / "result"
-        paths = reference.resolve(), candidate.resolve()
-        job = Job(*paths, tuple(_sites(sites)), settings, result, minimal and minimal.resolve())
-        warnings = _run_child(job, Path(folder), progress)
-        outcome: Verification | str = pickle.loads(result.read_bytes())  # noqa: S301  our child's
-    if isinstance(outcome, str):
-        raise DwrError(outcome)
+    paths = reference.resolve(), candidate.resolve()
+    job = Job(*paths, tuple(_sites(sites)), settings, minimal and minimal.resolve())
+    outcome: Verification
+    try:
+        outcome, warnings = child.run(WORKER, job, settings.timeout, progress)
+    except child.ChildError as error:
+        remedy = "; raise --timeout, or give a smaller --shape" if error.late else ""
+        raise NotEquivalentError(
+            f"the process that ran the models {error}: nothing is proved{remedy}"
+        ) from None
     return replace(outcome, warnings=warnings, seconds=time.monotonic() - started)
 
 
@@ -95,52 +83,6 @@ def _sites(sites: Iterable[SiteReport]) -> Iterable[Site]:
         if site.spec is not None:
             terms = site.spec.taps + site.spec.bias
             yield Site(site.name, site.output, site.spec.dtype, terms, site.form)
-
-
-def _run_child(job: Job, folder: Path, progress: Progress) -> int:
-    """Runs the worker to its end; returns how many warnings onnxruntime wrote."""
-    description, log, timeout = folder / "job", folder / "stderr", job.settings.timeout
-    description.write_bytes(pickle.dumps(job))
-    command = [sys.executable, *WORKER, str(description)]
-    stage = "starting"
-    expired = threading.Event()
-    with log.open("wb") as stderr, subprocess.Popen(  # noqa: S603  our own module
-        command, stdout=subprocess.PIPE, stderr=stderr, stdin=subprocess.DEVNULL, text=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
-    ) as child:  # fmt: skip
-
-        def expire() -> None:
-            expired.set()
-            child.kill()
-
-        timer = threading.Timer(timeout, expire)
-        timer.daemon = True  # an interrupt may come before the try below
-        try:
-            timer.start()
-            assert child.stdout is not None
-            for line in child.stdout:
-                stage = json.loads(line)
-                progress(stage)
-            code = child.wait()
-        except BaseException:
-            child.kill()
-            raise
-        finally:
-            timer.cancel()
-    if expired.is_set():
-        raise NotEquivalentError(
-            f"the check took longer than {timeout:g} s (while {stage}): nothing is proved; raise "
-            f"--timeout, or give a smaller --shape"
-        )
-    content = log.read_bytes()
-    if code != 0:
-        how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-        last = content.decode(errors="replace").strip().splitlines()[-1:]
-        raise NotEquivalentError(
-            f"the process that ran the models ended with {how} while {stage}: nothing is proved"
-            + (f" ({last[0]})" if last and code > 0 else "")
-        )
-    return len(_WARNING.findall(content))
 
 
 def parse_shapes(texts: Sequence[str], names: Sequence[str]) -> dict[str, tuple[int, ...]]:
