@@ -162,10 +162,23 @@ def _observed(check: Verification) -> Iterator[str]:
             f"Output {escape(repr(ratio.output))}: over {ratio.inputs} inputs its error is "
             f"{ratio.value:.2f} times the reference's own ({allowed})."
         )
+    yield _rounding(check)
     yield from _by_site(check)
     for case in check.cases:
         if case.skipped:
             yield f"Not compared: input {escape(case.name)}, {case.engine}: {escape(case.skipped)}."
+
+
+def _rounding(check: Verification) -> str:
+    """What the tolerance follows from."""
+    rounding = check.rounding
+    longest = f" of up to {check.longest[1]} products" if check.longest else ""
+    tf32, winograd = ("on" if on else "off" for on in (rounding.multiply > 0, rounding.winograd))
+    return (
+        f"Tolerance: 2 x (the reference's error + how far rounding moves the output); results "
+        f"round by {rounding.store:.2g}, sums{longest} by {rounding.accumulate:.2g} for each term; "
+        f"TF32 {tf32}, Winograd {winograd}."
+    )
 
 
 def _by_site(check: Verification) -> Iterator[str]:

@@ -121,7 +121,7 @@ class Check:
 
     def record(self, role: str, subject: Subject, samples: Sequence[Sample], drift: Drift) -> None:
         """Keeps the values of the sites; a note where they cannot be had."""
-        if subject.engine == DOUBLE or not drift.sites:
+        if not drift.sites:
             return
         self.step(f"recording the sites of the {role}")
         try:
@@ -143,9 +143,9 @@ class Check:
                 return [sample]
         if odd := [repr(name) for name in subject.outputs if name not in samples[0].before]:
             self.note(f"outputs that are no real tensors were not compared: {', '.join(odd)}")
-        self.record("reference", subject, samples, drift)
         if subject.engine != DOUBLE:
             subject.release()
+            self.record("reference", subject, samples, drift)
         return samples
 
     def run_candidate(self, samples: list[Sample], drift: Drift) -> None:
@@ -163,9 +163,9 @@ class Check:
                 sample.failure = f"the candidate does not run: {first_line(error)}"
                 del samples[index + 1 :]
                 break
-        else:
-            self.record("candidate", subject, samples, drift)
         subject.release()
+        if not any(sample.failure for sample in samples):
+            self.record("candidate", subject, samples, drift)
 
     def compare(self, samples: list[Sample], drift: Drift) -> Iterator[Case]:
         """The comparisons with the float64 truth, as far as the time budget reaches."""

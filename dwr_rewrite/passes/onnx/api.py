@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import os
 import tempfile
@@ -246,8 +247,9 @@ def verify_sources(
         before = totals(reference.model, reference.size(), reference.path)
         after = totals(candidate.model, candidate.size(), candidate.path)
         sites = compare_sites(reference.model, candidate.model)
-        reference.model.Clear()  # the child process reads them again
-        candidate.model.Clear()
+        reference.release()  # the child process reads them again
+        candidate.release()
+        gc.collect()  # graphsurgeon's views hold the models in cycles
         changed = [site for site in sites if site.changed] or sites
         try:
             observed = check.verify(original, given, changed, settings, progress, minimal)

@@ -26,7 +26,7 @@ MARGIN = 1 << 24
 """Kept free below the limit for nodes and names when the size is estimated from tensors."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Source:
     """A model that was read.
 
@@ -41,6 +41,10 @@ class Source:
     name: str
     path: Path | None = None
     files: frozenset[Path] = frozenset()
+
+    def release(self) -> None:
+        """Lets go of the model: clearing a protobuf gives no memory back."""
+        self.model = ModelProto()
 
     def size(self) -> int:
         """Bytes of its files, or of its tensors where it has none."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Collection, Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -42,18 +43,23 @@ class OnnxPair:
         self.files = reference, candidate
         self.sites = sites
         self.notes: list[str] = []
-        models = onnx.load(reference), onnx.load(candidate)
+        self._compare(self._invalid(candidate))
+        gc.collect()  # graphsurgeon's views hold the models in cycles
+        self._choose_engine()
+        self.versions = versions()
+
+    def _compare(self, refusal: str) -> None:
+        """Takes everything from the models that can be had without running them."""
+        models = onnx.load(self.files[0]), onnx.load(self.files[1])
         self.operators = files.count_nodes(models[0])
         self.weight_bytes = files.tensor_bytes(models[0])
-        self.rounding = Rounding.of({*(s.dtype for s in sites), *weight_types(*models)})
-        values = {site.value for site in sites}
-        self.reference = OnnxSubject(reference, models[0], self.rounding, values)
-        self.candidate = self._subject(candidate, models[1])
-        self._choose_engine()
+        self.rounding = Rounding.of({*(s.dtype for s in self.sites), *weight_types(*models)})
+        values = {site.value for site in self.sites}
+        self.reference = OnnxSubject(self.files[0], models[0], self.rounding, values)
+        self.candidate = self._subject(self.files[1], models[1], refusal)
         found = compare(*models)
         self.proof = prove(*models, found)
         self.changed = list(Changes(*models, found).names)
-        self.versions = versions()
 
     def probes(self) -> Iterable[Probe]:
         """Every changed site by itself."""
@@ -64,7 +70,7 @@ class OnnxPair:
         """The reference with only these changes, in a file that lives as long as the pair."""
         path = Path(self._folder.name) / "hybrid.onnx"
         self.save_hybrid(names, path)
-        return self._subject(path, onnx.load(path))
+        return self._subject(path, onnx.load(path), self._invalid(path))
 
     def save_hybrid(self, names: Collection[str], path: Path) -> None:
         """Writes the reference with only these changes.
@@ -78,8 +84,8 @@ class OnnxPair:
             staged.write(model, large)
             staged.commit()
 
-    def _subject(self, path: Path, model: ModelProto) -> OnnxSubject:
-        refusal = self._outputs_differ(model) or self._invalid(path)
+    def _subject(self, path: Path, model: ModelProto, invalid: str) -> OnnxSubject:
+        refusal = self._outputs_differ(model) or invalid
         subject = OnnxSubject(path, model, self.rounding, (), refusal)
         subject.engine = self.reference.engine
         return subject

@@ -110,6 +110,7 @@ class OnnxSubject:
         own = {name for node in model.graph.node for name in node.output}
         groups = list(_groups([v for v in values if v in own], _sizes(model, feeds)))
         stored = _take_stored(model)
+        model = ModelProto.FromString(model.SerializeToString())  # what was taken is freed only so
         for group in groups:
             session: Any = _tapped(model, group, stored)
             for value, array in zip(group, session.run(group, feeds), strict=True):
