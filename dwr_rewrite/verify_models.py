@@ -118,23 +118,23 @@ def _verify_onnx(
     minimal: Path | None,
     command: str,
 ) -> Report:
-    from dwr_rewrite.passes.onnx import api
+    from dwr_rewrite.passes.onnx import verify, whole
 
     given = {"given": {name: np.asarray(array) for name, array in (inputs or {}).items()}}
     wanted = {name: tuple(shape) for name, shape in shapes.items()}
     settings = Settings(shapes=wanted, given=given if inputs else {}, seed=seed, timeout=timeout)
-    reference, candidate = (api.read(model) for model in models)
-    return api.verify_sources(reference, candidate, settings, minimal=minimal, command=command)
+    reference, candidate = (whole.read(model) for model in models)
+    return verify.verify(reference, candidate, settings, minimal=minimal, command=command)
 
 
 def _mixed(models: Sequence[Any], inputs: Any, stack: ExitStack) -> Strangers:
     """A torch model and an ONNX one, in either order; both run in this process."""
     from dwr_rewrite.passes.fx.verify import api as torch_api
     from dwr_rewrite.passes.fx.verify.subject import TorchSubject
-    from dwr_rewrite.passes.onnx import api as onnx_api
+    from dwr_rewrite.passes.onnx import verify, whole
 
     subjects: list[Any] = [
-        TorchSubject(model, inputs) if _is_torch(model) else onnx_api.subject(model, stack)
+        TorchSubject(model, inputs) if _is_torch(model) else verify.subject(model, stack)
         for model in models
     ]
     reference, candidate = subjects
@@ -142,7 +142,7 @@ def _mixed(models: Sequence[Any], inputs: Any, stack: ExitStack) -> Strangers:
     return Strangers(
         reference, Renamed(candidate, reference.declared, reference.outputs),
         reference.rounding.coarser(candidate.rounding),
-        torch_api.versions() | onnx_api.versions(), totals.nodes, totals.bytes,
+        torch_api.versions() | whole.versions(), totals.nodes, totals.bytes,
     )  # fmt: skip
 
 
@@ -151,10 +151,10 @@ def _totals(model: Any) -> Totals:
         from dwr_rewrite.passes.fx.verify import api as torch_api
 
         return torch_api.totals(model)
-    from dwr_rewrite.passes.onnx import api as onnx_api
+    from dwr_rewrite.passes.onnx import whole
 
-    source = onnx_api.read(model)
-    return onnx_api.totals(source.model, source.size(), source.path)
+    source = whole.read(model)
+    return whole.totals(source.model, source.size(), source.path)
 
 
 def _name(model: Any) -> str:

@@ -65,7 +65,7 @@ def verify(
 ) -> None:  # fmt: skip
     """The command; its help is :data:`HELP`."""
     from dwr_rewrite.passes.onnx import files
-    from dwr_rewrite.passes.onnx.api import failure, verify_sources
+    from dwr_rewrite.passes.onnx import verify as comparing
 
     sources = files.read(reference), files.read(candidate)
     if report is not None:
@@ -74,7 +74,7 @@ def verify(
         check_report(report, dict(owners))
     settings = read_settings(sources[0].model, inputs or [], shapes or [], seed, timeout)
     with progress_bar() as progress:
-        found = verify_sources(
+        found = comparing.verify(
             *sources, settings, progress=progress, minimal=minimal_beside(report),
             command=shlex.join(["dwr-verify", *sys.argv[1:]]),
         )  # fmt: skip
@@ -83,9 +83,9 @@ def verify(
     show_report(found, json_, verbose)
     assert found.verification is not None
     if found.verdict == "not equivalent":
-        raise NotEquivalentError(failure(found.verification), found)
+        raise NotEquivalentError(comparing.failure(found.verification), found)
     if found.verdict == "not checked":
-        raise DwrError(failure(found.verification))
+        raise DwrError(comparing.failure(found.verification))
 
 
 def main() -> None:

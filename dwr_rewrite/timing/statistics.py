@@ -132,6 +132,8 @@ class Paired:
 
         That is: the whole interval of reference over candidate lies above ``min_speedup``, and
         there were at least :data:`DECISIVE` rounds. The same samples always give the same answer.
+        Two sessions of one and the same model may differ by about 1 % for reasons of their own,
+        such as where their memory lies: a smaller margin than that decides about nothing.
         """
         return self.rounds >= DECISIVE and 1 / self.interval.high > min_speedup
 

@@ -2,35 +2,28 @@
 
 from __future__ import annotations
 
-import gc
-import hashlib
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
-import onnx
 from numpy.typing import ArrayLike
 from onnx import ModelProto
 
 from dwr_rewrite import __version__
 from dwr_rewrite.equivalence.plan import Settings
-from dwr_rewrite.equivalence.tolerance import Rounding
-from dwr_rewrite.equivalence.verification import Verification
 from dwr_rewrite.errors import DwrError, NotEquivalentError
 from dwr_rewrite.passes.onnx import check, files
-from dwr_rewrite.passes.onnx.files import Staged, staging
+from dwr_rewrite.passes.onnx.files import Staged
 from dwr_rewrite.passes.onnx.graphs import collector_paused
 from dwr_rewrite.passes.onnx.rewrite import Options, rewrite
-from dwr_rewrite.passes.onnx.sites import compare_sites
+from dwr_rewrite.passes.onnx.verify import asked, failure
+from dwr_rewrite.passes.onnx.whole import read, stage, totals
 from dwr_rewrite.report import Report, SiteReport, Totals
-
-if TYPE_CHECKING:
-    from dwr_rewrite.passes.onnx.subject import OnnxSubject
 
 
 @dataclass(frozen=True)
@@ -99,19 +92,6 @@ def onnx_rewrite(
     return run(read(model), None if output is None else Path(output))
 
 
-def read(model: str | os.PathLike[str] | ModelProto) -> files.Source:
-    """A file, or a copy of a model in memory.
-
-    Raises:
-        DwrError: the file cannot be read.
-    """
-    if not isinstance(model, ModelProto):
-        return files.read(Path(model))
-    source = files.Source(ModelProto(), "a model in memory")
-    source.model.CopyFrom(model)
-    return source
-
-
 def restore(
     model: str | os.PathLike[str] | ModelProto,
     output: str | os.PathLike[str] | None = None,
@@ -175,14 +155,14 @@ class Run:
             reference = source.path
             before = totals(model, source.size(), reference)
             if self.settings and reference is None:
-                reference = _stage(scratch / "original.onnx", model, stack, self.external).path
+                reference = stage(scratch / "original.onnx", model, stack, self.external).path
             sites = rewrite(model, self.options)
             after = totals(model, files.tensor_bytes(model))
             report = self._report(source.name, output, sites, before, after)
             checked = self.settings and (report.changed or self.options.freeze_weights)
             if output is None and not checked:
                 return Rewrite(model, report)
-            staged = _stage(output or scratch / "rewritten.onnx", model, stack, self.external)
+            staged = stage(output or scratch / "rewritten.onnx", model, stack, self.external)
             report = replace(report, after=totals(model, staged.size(), staged.path))
             if checked and reference is not None:
                 report = self._checked(report, reference, staged)
@@ -218,131 +198,9 @@ class Run:
         ).here()  # fmt: skip
 
 
-def verify_sources(
-    reference: files.Source,
-    candidate: files.Source,
-    settings: Settings,
-    *,
-    progress: check.Progress = lambda what: None,
-    minimal: Path | None = None,
-    command: str = "",
-) -> Report:
-    """Compares two models, whatever made the second.
-
-    Args:
-        reference: the original.
-        candidate: the model in question.
-        settings: what to run.
-        progress: told what is going on.
-        minimal: where to write the smallest model that still fails, if the check does.
-        command: how to repeat the run, for the report.
-
-    Raises:
-        DwrError: the check could not be made.
-    """
-    with ExitStack() as stack, collector_paused():
-        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="dwr-")))
-        original = _path(reference, scratch / "reference.onnx", stack)
-        given = _path(candidate, scratch / "candidate.onnx", stack)
-        before = totals(reference.model, reference.size(), reference.path)
-        after = totals(candidate.model, candidate.size(), candidate.path)
-        sites = compare_sites(reference.model, candidate.model)
-        reference.release()  # the child process reads them again
-        candidate.release()
-        gc.collect()  # graphsurgeon's views hold the models in cycles
-        changed = [site for site in sites if site.changed] or sites
-        try:
-            observed = check.verify(original, given, changed, settings, progress, minimal)
-        except NotEquivalentError as error:  # a crash or a timeout shows nothing either way
-            raise DwrError(str(error)) from error
-    return Report(
-        __version__, reference.name, candidate.name, asked(settings), tuple(sites), before, after,
-        observed, kind="verify", command=command,
-    ).here()  # fmt: skip
-
-
-def _path(source: files.Source, target: Path, stack: ExitStack) -> Path:
-    """The file of a model; a temporary one where it has none."""
-    return source.path or _stage(target, source.model, stack, external=False).path
-
-
-def subject(model: str | os.PathLike[str] | ModelProto, stack: ExitStack) -> OnnxSubject:
-    """A model that can be compared with one of another front end.
-
-    Args:
-        model: a file, or a model in memory.
-        stack: keeps the temporary file of a model in memory.
-
-    Raises:
-        DwrError: it cannot be read.
-    """
-    from dwr_rewrite.passes.onnx.pair import weight_types
-    from dwr_rewrite.passes.onnx.subject import OnnxSubject
-
-    source = read(model)
-    scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="dwr-")))
-    path = _path(source, scratch / "model.onnx", stack)
-    return OnnxSubject(path, source.model, Rounding.of(weight_types(source.model)))
-
-
-def versions() -> dict[str, str]:
-    """Of the libraries that run a model."""
-    import onnxruntime
-
-    return {
-        "onnxruntime": onnxruntime.__version__,
-        "onnx": onnx.__version__,
-        "numpy": np.__version__,
-    }
-
-
-def asked(settings: Settings) -> dict[str, Any]:
-    """What a report says of the settings of its check."""
-    return {
-        "seed": settings.seed,
-        "shapes": dict(settings.shapes),
-        "inputs": [*settings.kinds, *settings.given],
-    }
-
-
 def _call(source: str, written: str | None, options: Mapping[str, Any]) -> str:
     """The call from Python that gives this report."""
     names = [f.name for f in fields(Options) if options[f.name] not in (f.default, (), [])]
     keywords = [f"{name}={options[name]!r}" for name in names]
     keywords += [f"seed={options['seed']}"] if "seed" in options else ["verify=False"]
     return f"dwr.onnx_rewrite({', '.join([repr(source), repr(written), *keywords])})"
-
-
-def failure(observed: Verification) -> str:
-    """One sentence on why a verification did not come out as equivalent."""
-    if observed.verdict == "not checked":
-        skipped = [case.skipped for case in observed.cases if case.skipped]
-        untold = [
-            f"no input tells right from wrong at output {name!r}: it is empty, or rounding alone "
-            f"moves it by more than its size"
-            for name in observed.untold
-        ]
-        why = "; ".join(dict.fromkeys([*skipped, *observed.notes, *untold]))
-        return f"the models could not be compared ({why}): nothing is proved"
-    first, *others = observed.failures
-    more = f"; and {len(others)} more failures" if others else ""
-    culprits = ""
-    if observed.culprits is not None and observed.culprits.sites:
-        culprits = f"; the smallest set of sites that fails: {', '.join(observed.culprits.sites)}"
-    return f"the candidate is not equivalent: {first}{more}{culprits}"
-
-
-def _stage(target: Path, model: ModelProto, stack: ExitStack, external: bool) -> Staged:
-    staged = stack.enter_context(staging(target))
-    large = files.tensor_bytes(model) > files.PROTOBUF_LIMIT - files.MARGIN
-    staged.write(model, external or large)
-    return staged
-
-
-def totals(model: ModelProto, size: int, path: Path | None = None) -> Totals:
-    """Figures of a model that takes ``size`` bytes, in a file if there is one."""
-    digest = ""
-    if path is not None:
-        with path.open("rb") as content:
-            digest = hashlib.file_digest(content, "sha256").hexdigest()
-    return Totals(files.count_nodes(model), files.count_parameters(model), size, digest)

@@ -25,7 +25,7 @@ from dwr_rewrite.passes.onnx.float64_ops import (
     Geometry,
     activation,
 )
-from dwr_rewrite.passes.onnx.float64_run import Run
+from dwr_rewrite.passes.onnx.float64_run import Run, magnitudes_of
 from dwr_rewrite.passes.onnx.widen import bind, widen_array, widen_node
 
 if TYPE_CHECKING:
@@ -153,7 +153,7 @@ class Node:
         if self.shared.perturb is not None:
             terms = x.shape[1] // geometry.groups * prod(weight.shape[2:])
             terms += sum(v is not None for v in operands[2:])
-            magnitude = _magnitude(total, operands)
+            magnitude = magnitudes_of(total, operands)
             y = self.shared.moved(y, self.shared.rounding.of_sum(magnitude, terms))
         y = activate(y)
         if site in self.shared.sites and self.shared.observe is not None:
@@ -277,26 +277,6 @@ class Node:
 def key_of(node: NodeProto) -> tuple[str, str]:
     """(domain, type), with the default domain as the empty string."""
     return "" if node.domain == "ai.onnx" else node.domain, node.op_type
-
-
-def _magnitude(total: Callable[..., Array], operands: Sequence[Any]) -> Array:
-    """Sums of the magnitudes of the products of a convolution, to a few digits.
-
-    In float32, which takes half the time; scaled, so that no product leaves its range.
-    """
-    x, weight, *added = operands
-    scales = [float(np.max(np.abs(v), initial=0)) or 1.0 for v in (x, weight)]
-    if not np.isfinite(scales).all():
-        return total(*(None if v is None else np.abs(v) for v in operands))
-    x, weight = (
-        np.abs(v / scale, dtype=np.float32, casting="same_kind")
-        for v, scale in zip((x, weight), scales, strict=True)
-    )
-    magnitude = total(x, weight, None, None).astype(np.float64) * (scales[0] * scales[1])
-    bias, summand = added
-    if bias is not None:
-        magnitude += np.abs(bias).reshape(-1, *(1,) * (x.ndim - 2))
-    return magnitude if summand is None else magnitude + np.abs(summand)
 
 
 def _widened(y: Any) -> Any:

@@ -17,13 +17,13 @@ from dwr_rewrite.equivalence.subject import Site
 from dwr_rewrite.equivalence.tolerance import UNIT_ROUNDOFF, Rounding
 from dwr_rewrite.equivalence.verification import DOUBLE
 from dwr_rewrite.passes.onnx import files
-from dwr_rewrite.passes.onnx.api import versions
 from dwr_rewrite.passes.onnx.fold import dtype_name
 from dwr_rewrite.passes.onnx.hybrid import Changes
 from dwr_rewrite.passes.onnx.probe import probes
 from dwr_rewrite.passes.onnx.proof import prove
 from dwr_rewrite.passes.onnx.structure import compare
 from dwr_rewrite.passes.onnx.subject import OnnxSubject
+from dwr_rewrite.passes.onnx.whole import versions
 
 
 class OnnxPair:
