@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -273,11 +273,12 @@ def staging(target: Path) -> Generator[Staged]:
     """
     check_target(target)
     target = target.resolve()
-    try:
-        folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    except OSError as error:
-        raise DwrError(f"{target}: cannot be written: {_why(error)}") from None
-    try:
+    folder = target.parent / f".{target.name}.{secrets.token_hex(8)}"
+    try:  # from before there is a folder, so that an interrupt leaves none
+        try:
+            folder.mkdir(mode=0o700)
+        except OSError as error:
+            raise DwrError(f"{target}: cannot be written: {_why(error)}") from None
         yield Staged(folder, target)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
