@@ -3,10 +3,10 @@ BIN := .venv/bin
 STAMP := .venv/.stamp
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test check clean
+.PHONY: help venv demo test check gpu-bench clean
 
 help:  ## Show the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 venv: $(STAMP)  ## Create .venv with the pinned dependencies and tools
 
@@ -32,6 +32,21 @@ check: $(STAMP)  ## Lint, check formatting, types and layering
 
 test: check  ## Run the checks and all tests
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2
+
+GPU_PYTHON ?= $(BIN)/python
+GPU_SHARDS ?= 4
+GPU_MINUTES ?= 8
+
+gpu-bench:  ## Measure the layers on this machine's GPU; run it again to go on
+	@$(GPU_PYTHON) -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' || { \
+	  echo "gpu-bench needs a CUDA device that torch sees; set GPU_PYTHON to a python whose torch does." >&2; \
+	  exit 1; }
+	@mkdir -p build/gpu
+	@for i in $$(seq 0 $$(($(GPU_SHARDS) - 1))); do \
+	  $(GPU_PYTHON) -m benchmarks.layers --out build/gpu/layers-$$i-of-$(GPU_SHARDS).jsonl \
+	    --shard $$i/$(GPU_SHARDS) --minutes $(GPU_MINUTES) --resume || exit 1; done
+	@$(GPU_PYTHON) -m benchmarks.layers --merge build/gpu/layers-*-of-$(GPU_SHARDS).jsonl
+	@$(GPU_PYTHON) -m benchmarks.roofline benchmarks/results/*/layers.json
 
 clean:  ## Remove the environment, caches and demo output
 	rm -rf .venv demo dist build .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,83 @@
+"""The convolutions of every way, made of the product's own parts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from benchmarks._layers_cudnn import forced_by, operator
+from benchmarks._layers_operands import Operands
+from benchmarks._layers_shapes import Direction
+from benchmarks._layers_work import Group, Way
+from dwr_rewrite.passes.fx.functional import Geometry, Widths, convolve, pack, unpack
+
+aten = torch.ops.aten
+Call = Callable[[int], Tensor]
+
+MODES = {"compile": "default", "max-autotune": "max-autotune-no-cudagraphs"}
+"""torch.compile's mode; the clock captures the graphs itself."""
+
+
+def forward(
+    x: Tensor, packed: Tensor, bias: Tensor | None, geometry: Geometry, width: int
+) -> Tensor:
+    return aten.convolution(x, packed, bias, *geometry.arguments(width))
+
+
+def gradient_of(
+    direction: Direction, gradient: Tensor, x: Tensor, weight: Tensor, geometry: Geometry,
+    width: int,
+) -> Tensor:  # fmt: skip
+    """The operators that the backward of :func:`convolve` runs; a test holds them together."""
+    which = 0 if direction == "grad_input" else 1
+    packing = geometry.packing(width)
+    found = aten.convolution_backward(
+        gradient, x, pack(weight, packing), None, *geometry.arguments(width),
+        [which == 0, which == 1, False],
+    )[which]  # fmt: skip
+    return found if which == 0 else unpack(found, packing)
+
+
+def call_of(group: Group, way: Way, given: Operands, rotated: int) -> Call:
+    """A call that takes the operands in turn, and no gradient of its own.
+
+    Args:
+        group: what is run.
+        way: how.
+        given: the operands in the layout of ``way``.
+        rotated: how many copies of a precomputed weight take turns.
+    """
+    if way.setting == "cudnn" and forced_by(group, given) == "operator":
+        return operator(group, given)
+    if way.setting in MODES:
+        return _compiled(group, given, MODES[way.setting])
+    geometry, width = group.layer.geometry, way.width
+    if group.direction != "forward":
+        return lambda i: gradient_of(
+            group.direction, _turn(given.gradient, i), _turn(given.x, i), given.weight, geometry,
+            width,
+        )  # fmt: skip
+    if way.precomputed or way.form == "keep":
+        stored = [pack(given.weight, geometry.packing(width)) for _ in range(rotated)]
+        return lambda i: forward(_turn(given.x, i), _turn(stored, i), given.bias, geometry, width)
+    widths = Widths(forward=width)
+    return lambda i: convolve(_turn(given.x, i), given.weight, given.bias, geometry, widths)
+
+
+def _turn(tensors: Sequence[Tensor], i: int) -> Tensor:
+    return tensors[i % len(tensors)]
+
+
+def _compiled(group: Group, given: Operands, mode: str) -> Call:
+    geometry = group.layer.geometry
+
+    def plain(x: Tensor, gradient: Tensor | None, weight: Tensor, bias: Tensor | None) -> Tensor:
+        if gradient is None:
+            return forward(x, weight, bias, geometry, 1)
+        return gradient_of(group.direction, gradient, x, weight, geometry, 1)
+
+    run = torch.compile(plain, mode=mode, dynamic=False, fullgraph=True)
+    gradients: Sequence[Tensor | None] = given.gradient or [None]
+    return lambda i: run(_turn(given.x, i), gradients[i % len(gradients)], given.weight, given.bias)
