@@ -13,6 +13,7 @@ from dwr_rewrite.equivalence.evidence import Culprits
 from dwr_rewrite.equivalence.verification import Verification
 from dwr_rewrite.planner import format_bytes
 from dwr_rewrite.report import Report, SiteReport
+from dwr_rewrite.timing import Runtime
 
 
 def show(report: Report, console: Console, verbose: bool = False) -> None:
@@ -87,7 +88,9 @@ def _lines(report: Report) -> Iterator[str]:
         yield f"Left alone: {count} x {escape(reason)}"
     for note in report.notes:
         yield escape(note)
-    if report.changed and not report.options.get("restore"):
+    if report.runtime is not None:
+        yield from _speed(report.runtime)
+    elif report.changed and not report.options.get("restore"):
         yield "Speed: not measured. Time both models on the GPU that will run them."
     if report.kind == "verify":
         return
@@ -179,6 +182,17 @@ def _rounding(check: Verification) -> str:
         f"round by {rounding.store:.2g}, sums{longest} by {rounding.accumulate:.2g} for each term; "
         f"TF32 {tf32}, Winograd {winograd}."
     )
+
+
+def _speed(runtime: Runtime) -> Iterator[str]:
+    for found in runtime.measurements:
+        reference, candidate = found.reference, found.candidate
+        yield escape(
+            f"Speed: {found.name}: {reference.median:.3g} ms [{reference.low:.3g}, "
+            f"{reference.high:.3g}] became {candidate.median:.3g} ms [{candidate.low:.3g}, "
+            f"{candidate.high:.3g}], {candidate.median / reference.median:.2f} times, on "
+            f"{runtime.device}."
+        )
 
 
 def _by_site(check: Verification) -> Iterator[str]:

@@ -15,6 +15,7 @@ from dwr_rewrite.equivalence.tolerance import FACTOR, FACTOR_NEEDS, TRUSTED, WIN
 from dwr_rewrite.equivalence.verification import Verdict, Verification
 from dwr_rewrite.errors import Rejection
 from dwr_rewrite.spec import ConvSpec
+from dwr_rewrite.timing import Runtime
 
 SCHEMA = 2
 """Version of the JSON layout; raised when a field changes its meaning or goes."""
@@ -89,6 +90,7 @@ class Report:
         command: how to repeat the run.
         environment: date and facts about the host; with the times of the verification the only
             part that may change between two runs.
+        runtime: how long both models take; None when it was not measured.
     """
 
     version: str
@@ -103,6 +105,7 @@ class Report:
     kind: Literal["rewrite", "verify"] = "rewrite"
     command: str = ""
     environment: Mapping[str, str | int] = field(default_factory=dict[str, str | int])
+    runtime: Runtime | None = None
 
     @property
     def verdict(self) -> Verdict:
@@ -147,7 +150,7 @@ class Report:
             },
             "sites": [{**plain(site), "changed": site.changed} for site in self.sites],
             "verification": None if check is None else _verification(check),
-            "runtime": None,
+            "runtime": plain(self.runtime),
             "environment": plain(self.environment),
             "notes": list(self.notes),
         }

@@ -201,7 +201,24 @@ def test_a_folder_of_real_inputs_gives_a_case_for_each_file(verify, original, fa
     assert json.loads(out)["verification"]["tapped"] == "a.npy"
 
 
+def test_times_stand_beside_the_verdict(verify, original, fast, tmp_path):
+    code, out, _ = verify(original, fast, "--time", "--provider", "cpu", "--json")
+    assert code == 0
+    (found,) = json.loads(out)["runtime"]["measurements"]
+    for model in ("reference", "candidate"):
+        assert 0 < found[model]["low"] <= found[model]["median"] <= found[model]["high"]
+    change, _ = WRONG["a wrong weight in one channel"]
+    model = onnx.load(fast)
+    change(model)
+    onnx.save(model, fast)
+    code, out, _ = verify(original, fast, "--time", "--provider", "cpu", "--json")
+    assert (code, json.loads(out)["runtime"]) == (1, None)
+
+
 MISTAKES = {
+    "a provider for nothing": (lambda d, o: [o, o, "--provider", "cpu"], "add --time"),
+    "a provider that is not there": (
+        lambda d, o: [o, o, "--time", "--provider", "abacus"], "abacus"),
     "no such file": (lambda d, o: [o, d / "none.onnx"], "no such file"),
     "no model": (lambda d, o: [o, __file__], "not an ONNX model"),
     "a report that would take the candidate's place": (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -49,6 +50,14 @@ def verify(
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the generated inputs.")] = 0,
     timeout: Annotated[float, typer.Option(min=1, help="Seconds that it may take.")] = 600.0,
+    time: Annotated[
+        bool, typer.Option("--time", help="If they are equivalent, also time both, interleaved.")
+    ] = False,
+    provider: Annotated[
+        str | None,
+        typer.Option(help="What --time runs them on: cuda, tensorrt, openvino, dml, cpu. By "
+                     "default a GPU, if there is one."),
+    ] = None,
     report: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the report: .json, .html or .md. If "
                                   "the check fails, the smallest model that still fails is "
@@ -73,11 +82,20 @@ def verify(
         owners = zip(belongs, (source.files for source in sources), strict=True)
         check_report(report, dict(owners))
     settings = read_settings(sources[0].model, inputs or [], shapes or [], seed, timeout)
+    if provider is not None and not time:
+        raise DwrError("--provider says what --time runs on; add --time")
     with progress_bar() as progress:
         found = comparing.verify(
             *sources, settings, progress=progress, minimal=minimal_beside(report),
             command=shlex.join(["dwr-verify", *sys.argv[1:]]),
         )  # fmt: skip
+        if time and found.verdict == "equivalent":
+            from dwr_rewrite.passes.onnx.runtime import time_models
+
+            timed = time_models(
+                reference, candidate, settings, provider=provider, progress=progress
+            )
+            found = replace(found, runtime=timed.runtime)
     if report is not None:
         write_report(report, found)
     show_report(found, json_, verbose)
