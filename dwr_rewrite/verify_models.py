@@ -67,11 +67,12 @@ def verify(
     models: tuple[Any, Any] = reference, candidate
     kinds = [_is_torch(model) for model in models]
     target = None if minimal is None else Path(minimal)
+    settings = Settings(seed=seed, timeout=timeout, minimal=target)
     command = f"dwr.verify({', '.join(map(_name, models))}, ..., {seed=}, {training=})"
     if training and not all(kinds):
         raise DwrError("training compares two torch modules; one of these models is ONNX")
     if not any(kinds):
-        return _verify_onnx(models, inputs, shapes or {}, seed, timeout, target, command)
+        return _verify_onnx(models, inputs, shapes or {}, settings, command)
     if inputs is None:
         raise DwrError("a torch model declares no input shapes: give example arguments as inputs")
     from dwr_rewrite.passes.fx.verify import api as torch_api
@@ -81,14 +82,9 @@ def verify(
     with ExitStack() as stack:
         pair = TorchPair(*models, inputs) if all(kinds) else _mixed(models, inputs, stack)
         examples = _examples(pair)
-        settings = Settings(
-            shapes={name: array.shape for name, array in examples.items()},
-            given={"given": examples}, seed=seed, timeout=timeout,
-        )  # fmt: skip
+        wanted = {name: array.shape for name, array in examples.items()}
+        settings = replace(settings, shapes=wanted, given={"given": examples})
         found = Check(pair, settings).run()
-        if found.culprits is not None and target is not None:
-            pair.save_hybrid(found.culprits.sites, target)
-            found = replace(found, culprits=replace(found.culprits, model=str(target)))
         if training and isinstance(pair, TorchPair):
             found = replace(found, training=train(pair, examples, training, seed))
     options = {"seed": seed, "inputs": [*settings.kinds, "given"], "training": training}
@@ -111,20 +107,20 @@ def _is_torch(model: Any) -> bool:
 
 def _verify_onnx(
     models: Sequence[Any],
-    inputs: Mapping[str, Any] | None,
+    inputs: Any,
     shapes: Mapping[str, Sequence[int]],
-    seed: int,
-    timeout: float,
-    minimal: Path | None,
+    settings: Settings,
     command: str,
 ) -> Report:
     from dwr_rewrite.passes.onnx import verify, whole
 
-    given = {"given": {name: np.asarray(array) for name, array in (inputs or {}).items()}}
+    if inputs is not None and not isinstance(inputs, Mapping):
+        raise DwrError(f"inputs of ONNX models are arrays by name, not a {type(inputs).__name__}")
+    given = {name: np.asarray(array) for name, array in (inputs or {}).items()}
     wanted = {name: tuple(shape) for name, shape in shapes.items()}
-    settings = Settings(shapes=wanted, given=given if inputs else {}, seed=seed, timeout=timeout)
+    settings = replace(settings, shapes=wanted, given={"given": given} if given else {})
     reference, candidate = (whole.read(model) for model in models)
-    return verify.verify(reference, candidate, settings, minimal=minimal, command=command)
+    return verify.verify(reference, candidate, settings, command=command)
 
 
 def _mixed(models: Sequence[Any], inputs: Any, stack: ExitStack) -> Strangers:

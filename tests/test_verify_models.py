@@ -139,6 +139,8 @@ MISTAKES = {
     "no inputs": (lambda files: (network(), network()), {}, "give example arguments"),
     "training of a file": (
         lambda files: (files / "net.onnx",) * 2, {"training": 3}, "two torch modules"),
+    "inputs without names": (
+        lambda files: (files / "net.onnx",) * 2, {"inputs": (X,)}, "arrays by name, not a tuple"),
     "no such file": (
         lambda files: (files / "none.onnx", network()), {"inputs": (X,)}, "no such file"),
 }  # fmt: skip

@@ -13,7 +13,6 @@ import typer
 
 from dwr_rewrite.cli.shared import (
     check_report,
-    minimal_beside,
     print_version,
     progress_bar,
     read_settings,
@@ -148,12 +147,10 @@ def rewrite(
         })  # fmt: skip
     settings = None
     if not (no_verify or dry_run):
-        settings = read_settings(source.model, inputs or [], shapes or [], seed, timeout)
+        settings = read_settings(source.model, inputs or [], shapes or [], seed, timeout, report)
     with progress_bar() as progress:
         command = shlex.join(["dwr-rewrite", *sys.argv[1:]])
-        configured = Run(
-            options, settings, save_external_data, progress, command, minimal_beside(report)
-        )
+        configured = Run(options, settings, save_external_data, progress, command)
         try:
             result = configured(source, target)
         except NotEquivalentError as error:

@@ -86,8 +86,11 @@ def read_settings(
     shapes: Sequence[str],
     seed: int,
     timeout: float,
+    report: Path | None,
 ) -> Settings:
     """What a check runs on, from the texts of ``--input`` and ``--shape``.
+
+    The smallest model that still fails goes beside the report, if there is one.
 
     Raises:
         DwrError: a text that cannot be read, or an input that the model has not.
@@ -100,7 +103,7 @@ def read_settings(
     names = [value.name for value in graph.input if value.name not in stored]
     return Settings(
         shapes=parse_shapes(shapes, names), given=parse_inputs(inputs, names), seed=seed,
-        timeout=timeout,
+        timeout=timeout, minimal=report and report.with_suffix(".minimal.onnx"),
     )  # fmt: skip
 
 
@@ -121,11 +124,6 @@ def check_report(path: Path, models: Mapping[str, Iterable[Path]]) -> None:
         files.check_apart(path, paths, whose)
     if path.suffix.lower() not in (".json", ".html", ".md"):
         raise DwrError(f"--report {path}: a name that ends in .json, .html or .md expected")
-
-
-def minimal_beside(report: Path | None) -> Path | None:
-    """Where the smallest model that still fails goes, if a check fails."""
-    return None if report is None else report.with_suffix(".minimal.onnx")
 
 
 def write_report(path: Path, report: Report) -> None:

@@ -12,7 +12,6 @@ import typer
 
 from dwr_rewrite.cli.shared import (
     check_report,
-    minimal_beside,
     print_version,
     progress_bar,
     read_settings,
@@ -81,12 +80,12 @@ def verify(
         belongs = ("which belongs to the reference", "which belongs to the candidate")
         owners = zip(belongs, (source.files for source in sources), strict=True)
         check_report(report, dict(owners))
-    settings = read_settings(sources[0].model, inputs or [], shapes or [], seed, timeout)
+    settings = read_settings(sources[0].model, inputs or [], shapes or [], seed, timeout, report)
     if provider is not None and not time:
         raise DwrError("--provider says what --time runs on; add --time")
     with progress_bar() as progress:
         found = comparing.verify(
-            *sources, settings, progress=progress, minimal=minimal_beside(report),
+            *sources, settings, progress=progress,
             command=shlex.join(["dwr-verify", *sys.argv[1:]]),
         )  # fmt: skip
         if time and found.verdict == "equivalent":

@@ -16,7 +16,7 @@ import numpy as np
 
 from dwr_rewrite.equivalence.comparison import Comparison, identical
 from dwr_rewrite.equivalence.drift import Drift
-from dwr_rewrite.equivalence.evidence import Probe
+from dwr_rewrite.equivalence.evidence import Culprits, Probe
 from dwr_rewrite.equivalence.plan import Plan, Settings
 from dwr_rewrite.equivalence.sample import Sample, first_line, tensors
 from dwr_rewrite.equivalence.samples import Arrays, Inputs
@@ -80,10 +80,33 @@ class Check:
             picture=self.picture[1] if self.picture else None, outputs=tuple(samples[0].before),
         )  # fmt: skip
         if found.verdict == "not equivalent" and self.pair.changed:
-            self.step("looking for the site that is to blame")
-            culprits = find_culprits(self.pair, found, samples, self.plan.feeds)
-            found = replace(found, culprits=culprits)
+            found = replace(found, culprits=self.culprits(found, samples))
         return self.finish(found)
+
+    def culprits(self, found: Verification, samples: Sequence[Sample]) -> Culprits | None:
+        """The sites to blame, and a file with only these; None where the time is up before."""
+        self.step("looking for the site that is to blame")
+        try:
+            culprits = find_culprits(
+                self.pair, found, samples, self.plan.feeds, lambda: self.left <= 0
+            )
+        except TimeoutError:
+            self.note("out of time before the site to blame was found; raise --timeout")
+            return None
+        minimal = self.settings.minimal
+        if culprits is None or minimal is None:
+            return culprits
+        try:
+            self.pair.save_hybrid(culprits.sites, minimal)
+        except DwrError as error:
+            self.note(f"the smallest failing model was not written: {error}")
+            return culprits
+        return replace(culprits, model=str(minimal))
+
+    @property
+    def left(self) -> float:
+        """Seconds of the budget that are left."""
+        return self.started + self.settings.seconds - time.monotonic()
 
     def finish(self, found: Verification) -> Verification:
         """Adds what is known of every check."""
@@ -101,8 +124,7 @@ class Check:
 
     def cut(self, samples: list[Sample], index: int, needed: float) -> bool:
         """Drops the samples from an index on, once fewer seconds than needed are left."""
-        left = self.started + self.settings.seconds - time.monotonic()
-        if index == 0 or left > needed:
+        if index == 0 or self.left > needed:
             return False
         names = ", ".join(sample.name for sample in samples[index:])
         self.note(f"out of time before these inputs were compared: {names}")
@@ -230,6 +252,9 @@ class Check:
         found: list[Probe] = []
         try:
             for probe in self.pair.probes():
+                if self.left <= 0:
+                    self.note("out of time before every site was probed; raise --timeout")
+                    break
                 self.step(f"probing the site {probe.site!r}")
                 found.append(probe)
         except DwrError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 
@@ -30,6 +31,7 @@ class Settings:
         seed: of the seeded inputs and of the signs of rounding errors.
         timeout: seconds that the whole check may take; then it is ended, where that is possible.
         budget: seconds after which no further input is begun; 80 % of the timeout by default.
+        minimal: where to write the smallest model that still fails, if the check does.
     """
 
     kinds: Sequence[str] = KINDS
@@ -38,6 +40,7 @@ class Settings:
     seed: int = 0
     timeout: float = 600.0
     budget: float | None = None
+    minimal: Path | None = None
 
     @property
     def seconds(self) -> float:

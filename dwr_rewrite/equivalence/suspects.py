@@ -17,6 +17,7 @@ def find_culprits(
     found: Verification,
     samples: Sequence[Sample],
     feeds: Callable[[Sample], Arrays],
+    late: Callable[[], bool] = lambda: False,
 ) -> Culprits | None:
     """The smallest set of changes with which the same comparison still fails.
 
@@ -25,14 +26,20 @@ def find_culprits(
         found: a verification that failed.
         samples: what was run.
         feeds: gives the inputs of a sample.
+        late: whether the time is up.
 
     Returns:
         None where all changes together do not fail in the same way.
+
+    Raises:
+        TimeoutError: the time is up.
     """
     tried = 0
 
     def fails(names: Collection[str]) -> bool:
         nonlocal tried
+        if late():
+            raise TimeoutError
         tried += 1
         try:
             hybrid = pair.hybrid(names)

@@ -122,7 +122,6 @@ class Run:
         external: keep tensors in a second file.
         progress: told what is going on.
         command: how to repeat the run, for the report.
-        minimal: where to write the smallest model that still fails, if the check does.
     """
 
     options: Options
@@ -130,7 +129,6 @@ class Run:
     external: bool = False
     progress: check.Progress = lambda what: None
     command: str = ""
-    minimal: Path | None = None
 
     def __call__(self, source: files.Source, output: Path | None) -> Rewrite:
         """Rewrites a model in place, checks it, and writes it to ``output`` if one is given.
@@ -173,7 +171,7 @@ class Run:
     def _checked(self, report: Report, reference: Path, staged: Staged) -> Report:
         assert self.settings is not None
         observed = check.verify(
-            reference, staged.path, report.changed, self.settings, self.progress, self.minimal
+            reference, staged.path, report.changed, self.settings, self.progress
         )
         report = replace(report, verification=observed)
         if observed.verdict == "equivalent":

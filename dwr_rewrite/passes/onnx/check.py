@@ -32,14 +32,12 @@ class Job:
         candidate: a model file.
         sites: what is compared by itself.
         settings: what to run.
-        minimal: the file that takes the smallest model that still fails; None for none.
     """
 
     reference: Path
     candidate: Path
     sites: tuple[Site, ...]
     settings: Settings
-    minimal: Path | None = None
 
 
 def verify(
@@ -48,7 +46,6 @@ def verify(
     sites: Iterable[SiteReport],
     settings: Settings,
     progress: Progress = lambda what: None,
-    minimal: Path | None = None,
 ) -> Verification:
     """Compares two model files on several inputs.
 
@@ -58,7 +55,6 @@ def verify(
         sites: the sites that are compared by themselves.
         settings: inputs, shapes, seed and time limit.
         progress: told what is going on.
-        minimal: where to write the smallest model that still fails, if the check does.
 
     Raises:
         NotEquivalentError: the child crashed or ran out of time, so nothing was shown.
@@ -66,7 +62,7 @@ def verify(
     """
     started = time.monotonic()
     paths = reference.resolve(), candidate.resolve()
-    job = Job(*paths, tuple(_sites(sites)), settings, minimal and minimal.resolve())
+    job = Job(*paths, tuple(_sites(sites)), settings)
     outcome: Verification
     try:
         outcome, warnings = child.run(WORKER, job, settings.timeout, progress)

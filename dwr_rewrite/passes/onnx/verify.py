@@ -32,7 +32,6 @@ def verify(
     settings: Settings,
     *,
     progress: check.Progress = lambda what: None,
-    minimal: Path | None = None,
     command: str = "",
 ) -> Report:
     """Compares two models, whatever made the second.
@@ -42,7 +41,6 @@ def verify(
         candidate: the model in question.
         settings: what to run.
         progress: told what is going on.
-        minimal: where to write the smallest model that still fails, if the check does.
         command: how to repeat the run, for the report.
 
     Raises:
@@ -60,7 +58,7 @@ def verify(
         gc.collect()  # graphsurgeon's views hold the models in cycles
         changed = [site for site in sites if site.changed] or sites
         try:
-            observed = check.verify(original, given, changed, settings, progress, minimal)
+            observed = check.verify(original, given, changed, settings, progress)
         except NotEquivalentError as error:  # a crash or a timeout shows nothing either way
             raise DwrError(str(error)) from error
     return Report(

@@ -20,11 +20,7 @@ def check(job: Job) -> Verification:
     tell("reading the models")
     pair = OnnxPair(job.reference, job.candidate, job.sites)
     found = Check(pair, job.settings, tell).run()
-    found = replace(found, notes=(*pair.notes, *found.notes))
-    if found.culprits is not None and job.minimal is not None:
-        pair.save_hybrid(found.culprits.sites, job.minimal)
-        found = replace(found, culprits=replace(found.culprits, model=str(job.minimal)))
-    return found
+    return replace(found, notes=(*pair.notes, *found.notes))
 
 
 if __name__ == "__main__":
