@@ -77,7 +77,7 @@ def _count(value: int | None) -> str:
 
 
 def _lines(report: Report) -> Iterator[str]:
-    if not report.changed and report.kind == "rewrite":
+    if not report.changed and report.kind == "rewrite" and report.runtime is None:
         yield "[bold]Nothing to do[/]: no convolution was changed."
     if report.verification is not None:
         yield from _verdict(report.verification)

@@ -54,6 +54,14 @@ class SiteReport:
         """Whether the model is different here."""
         return self.weights is not None or (self.undone is not None and self.reason is None)
 
+    def kept(self, reason: Rejection) -> SiteReport:
+        """The same site, left as it was after all."""
+        before, _ = self.macs
+        return replace(
+            self, form="keep", reason=reason, weights=None, growth=0, macs=(before, before),
+            undone=None,
+        )  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Totals:

@@ -163,6 +163,46 @@ def given(*options: str):
     return lambda d: [d / "model.onnx", "-o", d / "o", *options]
 
 
+def test_a_model_that_is_not_faster_is_kept_byte_for_byte(dwr, model, tmp_path):
+    """No form is a thousand times faster, and every form is a thousandth as fast."""
+    command = [model, "-o", tmp_path / "fast.onnx", "--provider", "cpu", "--json", "--min-speedup"]
+    code, out, _ = dwr(*command, "1000")
+    kept = json.loads(out)
+    assert code == 0
+    assert (tmp_path / "fast.onnx").read_bytes() == model.read_bytes()
+    assert kept["summary"]["rewritten"] == 0
+    assert kept["notes"] == ["Kept the original: no faster form on CPU."]
+    assert {site["reason"]["code"] for site in kept["sites"]} == {"not-faster"}
+    assert kept["reference"]["sha256"] == kept["candidate"]["sha256"]
+    code, out, _ = dwr(*command, "0.001")
+    assert code == 0
+    assert json.loads(out)["summary"]["rewritten"] == 2
+    assert json.loads(out)["runtime"]["measurements"][0]["candidate"]["median"] > 0
+    assert (tmp_path / "fast.onnx").read_bytes() != model.read_bytes()
+
+
+def test_a_model_that_is_not_faster_is_said_to_be_kept(dwr, model, tmp_path):
+    code, out, _ = dwr(model, "-o", tmp_path / "fast.onnx", "--provider", "cpu",
+                       "--min-speedup", "1000")  # fmt: skip
+    assert code == 0
+    assert "Kept the original: no faster form on CPU" in out
+    assert "Speed: inference" in out
+    assert "Nothing to do" not in out
+
+
+def test_a_kept_original_from_a_pipe_or_with_external_data_is_whole(dwr, model, tmp_path):
+    onnx.save(onnx.load(model), tmp_path / "split.onnx", save_as_external_data=True,
+              location="split.data", size_threshold=0)  # fmt: skip
+    code, _, _ = dwr(tmp_path / "split.onnx", "-o", tmp_path / "fast.onnx", "--provider", "cpu",
+                     "--min-speedup", "1000")  # fmt: skip
+    assert code == 0
+    one, other = onnx.load(tmp_path / "fast.onnx"), onnx.load(model)
+    assert [n.op_type for n in one.graph.node] == [n.op_type for n in other.graph.node]
+    arrays = ({t.name: numpy_helper.to_array(t).tobytes() for t in m.graph.initializer}
+              for m in (one, other))  # fmt: skip
+    assert next(arrays) == next(arrays)
+
+
 MISTAKES = {
     "missing": (lambda d: [d / "no.onnx", "-o", d / "o"], "no such file"),
     "directory": (lambda d: [d, "-o", d / "o"], "is a directory"),
@@ -192,6 +232,7 @@ MISTAKES = {
     "input missing": (given("--input", "x:no.npy"), "no such file"),
     "input not numpy": (lambda d: given("--input", f"x:{broken(d / 'n.npy', lambda b: b'x')}")(d),
                         "not a numpy file"),
+    "timed but not checked": (given("--provider", "cpu", "--no-verify"), "needs the check"),
     "input of another kind": (given("--input", "n.txt"), "NAME:file.npy"),
     "json and a pipe": (lambda d: [d / "model.onnx", "-o", "-", "--json"], "--report"),
     "external data outside": (lambda d: [outside(d), "-o", d / "o"],

@@ -102,6 +102,15 @@ def rewrite(
     timeout: Annotated[
         float, typer.Option(min=1, help="Seconds that the check may take.", rich_help_panel=_CHECK)
     ] = 600.0,
+    provider: Annotated[
+        str | None,
+        typer.Option(help="Time both models on it (cuda, tensorrt, openvino, dml, cpu) and keep "
+                     "the original unless the rewritten one is faster.", rich_help_panel=_CHECK),
+    ] = None,
+    min_speedup: Annotated[
+        float, typer.Option(min=0, help="How many times faster it has to be on --provider.",
+                            rich_help_panel=_CHECK)
+    ] = 1.02,
     no_verify: Annotated[
         bool, typer.Option("--no-verify", help="Write without comparing the models.",
                            rich_help_panel=_CHECK)
@@ -132,7 +141,7 @@ def rewrite(
     if output == "-" and json_:
         raise DwrError("--json and -o - both want standard output; use --report FILE.json")
     from dwr_rewrite.passes.onnx import files, serialize
-    from dwr_rewrite.passes.onnx.api import Run
+    from dwr_rewrite.passes.onnx.api import Run, Target
     from dwr_rewrite.passes.onnx.rewrite import Options
 
     options = Options(policy, weights, freeze_weights, include or (), exclude or (),
@@ -150,7 +159,8 @@ def rewrite(
         settings = read_settings(source.model, inputs or [], shapes or [], seed, timeout, report)
     with progress_bar() as progress:
         command = shlex.join(["dwr-rewrite", *sys.argv[1:]])
-        configured = Run(options, settings, save_external_data, progress, command)
+        faster_on = None if provider is None else Target(provider, min_speedup)
+        configured = Run(options, settings, save_external_data, progress, command, faster_on)
         try:
             result = configured(source, target)
         except NotEquivalentError as error:

@@ -16,11 +16,12 @@ from onnx import ModelProto
 
 from dwr_rewrite import __version__
 from dwr_rewrite.equivalence.plan import Settings
-from dwr_rewrite.errors import DwrError, NotEquivalentError
+from dwr_rewrite.errors import DwrError, NotEquivalentError, Rejection
 from dwr_rewrite.passes.onnx import check, files
 from dwr_rewrite.passes.onnx.files import Staged
 from dwr_rewrite.passes.onnx.graphs import collector_paused
 from dwr_rewrite.passes.onnx.rewrite import Options, rewrite
+from dwr_rewrite.passes.onnx.runtime import RuntimeResult, time_models
 from dwr_rewrite.passes.onnx.verify import asked, failure
 from dwr_rewrite.passes.onnx.whole import read, stage, totals
 from dwr_rewrite.report import Report, SiteReport, Totals
@@ -55,6 +56,8 @@ def onnx_rewrite(
     shapes: Mapping[str, Sequence[int]] | None = None,
     seed: int = 0,
     timeout: float = 600.0,
+    provider: str | None = None,
+    min_speedup: float = 1.02,
     save_external_data: bool = False,
 ) -> Rewrite:
     """Rewrites the depthwise convolutions of an ONNX model as diagonal standard convolutions.
@@ -75,6 +78,10 @@ def onnx_rewrite(
         shapes: shapes for inputs with dynamic dimensions.
         seed: of the seeded inputs.
         timeout: seconds that the check may take.
+        provider: what the model is to be faster on: ``cuda``, ``tensorrt``, ``openvino``, ``dml``,
+            ``cpu``. Both models are timed on it, and the original is kept, byte for byte, unless
+            the rewritten one is faster beyond doubt. None to time nothing.
+        min_speedup: how many times faster it has to be.
         save_external_data: keep the tensors of ``output`` in ``<output>.data``.
 
     Returns:
@@ -88,7 +95,8 @@ def onnx_rewrite(
     given = {"given": {k: np.asarray(v) for k, v in inputs.items()}} if inputs else {}
     wanted = {name: tuple(shape) for name, shape in (shapes or {}).items()}
     settings = Settings(shapes=wanted, given=given, seed=seed, timeout=timeout)
-    run = Run(options, settings if verify else None, save_external_data)
+    target = None if provider is None else Target(provider, min_speedup)
+    run = Run(options, settings if verify else None, save_external_data, target=target)
     return run(read(model), None if output is None else Path(output))
 
 
@@ -113,6 +121,14 @@ def restore(
 
 
 @dataclass(frozen=True)
+class Target:
+    """What a rewritten model is to be faster on, and by how much; see :func:`onnx_rewrite`."""
+
+    provider: str
+    min_speedup: float
+
+
+@dataclass(frozen=True)
 class Run:
     """One configured run.
 
@@ -122,6 +138,7 @@ class Run:
         external: keep tensors in a second file.
         progress: told what is going on.
         command: how to repeat the run, for the report.
+        target: what it is to be faster on; None to time nothing.
     """
 
     options: Options
@@ -129,6 +146,7 @@ class Run:
     external: bool = False
     progress: check.Progress = lambda what: None
     command: str = ""
+    target: Target | None = None
 
     def __call__(self, source: files.Source, output: Path | None) -> Rewrite:
         """Rewrites a model in place, checks it, and writes it to ``output`` if one is given.
@@ -137,6 +155,8 @@ class Run:
             NotEquivalentError: not shown to be equal.
             DwrError: bad usage or bad input.
         """
+        if self.target is not None and self.settings is None:
+            raise DwrError("only what was checked is timed: a provider needs the check")
         if output is not None:
             for written in (output, output.with_name(f"{output.name}.data")):
                 files.check_apart(written, source.files, "which belongs to the input")
@@ -164,9 +184,45 @@ class Run:
             report = replace(report, after=totals(model, staged.size(), staged.path))
             if checked and reference is not None:
                 report = self._checked(report, reference, staged)
+                if self.target is not None and not self.options.restore and report.changed:
+                    timed = self._timed(self.target, reference, staged.path)
+                    report = replace(report, runtime=timed.runtime)
+                    if not timed.pair.is_faster(self.target.min_speedup):
+                        return self._keep(report, timed, source, reference, output, stack)
             if output is not None:
                 staged.commit()
             return Rewrite(model, report)
+
+    def _timed(self, target: Target, reference: Path, candidate: Path) -> RuntimeResult:
+        assert self.settings is not None
+        return time_models(
+            reference, candidate, self.settings, provider=target.provider, progress=self.progress
+        )
+
+    def _keep(
+        self,
+        report: Report,
+        timed: RuntimeResult,
+        source: files.Source,
+        reference: Path,
+        output: Path | None,
+        stack: ExitStack,
+    ) -> Rewrite:
+        """Writes the original: byte for byte, where it is one file."""
+        original = files.read(reference).model
+        if output is not None:
+            staged = stack.enter_context(files.staging(output))
+            if len(source.files) > 1:
+                staged.write(original, external=True)
+            else:
+                staged.copy(reference)
+            staged.commit()
+        reason = Rejection("not-faster", f"the rewritten model is not faster on {timed.device}")
+        return Rewrite(original, replace(
+            report, after=report.before,
+            sites=tuple(site.kept(reason) if site.changed else site for site in report.sites),
+            notes=(*report.notes, f"Kept the original: no faster form on {timed.device}."),
+        ))  # fmt: skip
 
     def _checked(self, report: Report, reference: Path, staged: Staged) -> Report:
         assert self.settings is not None

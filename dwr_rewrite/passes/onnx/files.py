@@ -192,6 +192,18 @@ class Staged:
             raise DwrError(f"{self.target}: would have {size} bytes, more than the 2 GiB of one "
                            f"file; use --save-external-data")  # fmt: skip
 
+    def copy(self, source: Path) -> None:
+        """Stages the bytes of another file.
+
+        Raises:
+            DwrError: the disk refuses.
+        """
+        try:
+            shutil.copyfile(source, self.path)
+            _sync(self.path)
+        except OSError as error:
+            raise DwrError(f"{self.target}: cannot be written: {_why(error)}") from None
+
     def size(self) -> int:
         """Bytes of the staged files."""
         return sum(file.stat().st_size for file in self.path.parent.iterdir())
