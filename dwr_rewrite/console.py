@@ -15,6 +15,9 @@ from dwr_rewrite.planner import format_bytes
 from dwr_rewrite.report import Report, SiteReport
 from dwr_rewrite.timing import Runtime
 
+SHOWN = 6
+"""Failures that are listed."""
+
 
 def show(report: Report, console: Console, verbose: bool = False) -> None:
     """Prints what was done: a table of before and after, the check, and what was left alone.
@@ -83,9 +86,10 @@ def _lines(report: Report) -> Iterator[str]:
         yield from _verdict(report.verification)
     elif report.changed:
         yield "[yellow]Not checked[/]: the models were not compared."
+    left = "Left alone" if report.kind == "rewrite" else "Not rewritten"
     reasons = Counter(_reason(site) for site in report.sites if site.reason is not None)
     for reason, count in reasons.most_common():
-        yield f"Left alone: {count} x {escape(reason)}"
+        yield f"{left}: {count} x {escape(reason)}"
     for note in report.notes:
         yield escape(note)
     if report.runtime is not None:
@@ -107,8 +111,10 @@ def _verdict(check: Verification) -> Iterator[str]:
     colour, verdict = _COLOURS[check.verdict], check.verdict.capitalize()
     yield f"[bold {colour}]{verdict}.[/]" + ("" if check.verdict == "equivalent" else " Nothing "
                                              "is promised of this model.")  # fmt: skip
-    for failure in check.failures:
+    for failure in check.failures[:SHOWN]:
         yield f"[red]Failed:[/] {escape(failure)}."
+    if len(check.failures) > SHOWN:
+        yield f"[red]Failed:[/] {len(check.failures) - SHOWN} more; the report has them all."
     if check.culprits is not None:
         yield escape(_blame(check.culprits))
     yield from _proof(check)
@@ -118,7 +124,7 @@ def _verdict(check: Verification) -> Iterator[str]:
 
 
 def _blame(culprits: Culprits) -> str:
-    how = f" ({culprits.tried} models tried)" if culprits.tried else ""
+    how = f" (models tried: {culprits.tried})" if culprits.tried else ""
     file = f"; the reference with only these changes: {culprits.model}" if culprits.model else ""
     return f"To blame: {', '.join(culprits.sites)}{how}{file}."
 
@@ -163,7 +169,7 @@ def _observed(check: Verification) -> Iterator[str]:
         )
         yield (
             f"Output {escape(repr(ratio.output))}: over {ratio.inputs} inputs its error is "
-            f"{ratio.value:.2f} times the reference's own ({allowed})."
+            f"{ratio.value:.3g} times the reference's own ({allowed})."
         )
     yield _rounding(check)
     yield from _by_site(check)
@@ -175,7 +181,7 @@ def _observed(check: Verification) -> Iterator[str]:
 def _rounding(check: Verification) -> str:
     """What the tolerance follows from."""
     rounding = check.rounding
-    longest = f" of up to {check.longest[1]} products" if check.longest else ""
+    longest = f" (at a site of up to {check.longest[1]} products)" if check.longest else ""
     tf32, winograd = ("on" if on else "off" for on in (rounding.multiply > 0, rounding.winograd))
     return (
         f"Tolerance: 2 x (the reference's error + how far rounding moves the output); results "
@@ -206,7 +212,7 @@ def _by_site(check: Verification) -> Iterator[str]:
         ratio, tap = max(ratios, key=lambda pair: pair[0])
         yield (
             f"Sites: {len(check.taps)} compared one by one; the largest error relative to the "
-            f"reference's own is {ratio:.2f} times, at {escape(tap.site)}."
+            f"reference's own is {ratio:.3g} times, at {escape(tap.site)}."
         )
     if check.probes:
         alone = sum(probe.probed for probe in check.probes)
