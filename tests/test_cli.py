@@ -201,6 +201,12 @@ def test_a_kept_original_from_a_pipe_or_with_external_data_is_whole(dwr, model, 
     arrays = ({t.name: numpy_helper.to_array(t).tobytes() for t in m.graph.initializer}
               for m in (one, other))  # fmt: skip
     assert next(arrays) == next(arrays)
+    piped = subprocess.run(
+        [*COMMAND, "-", "-o", tmp_path / "piped.onnx", "--provider", "cpu", "--min-speedup", "1000",
+         "--save-external-data"], input=model.read_bytes(), capture_output=True, check=True,
+    )  # fmt: skip
+    assert b"Kept the original" in piped.stdout
+    assert onnx.load(tmp_path / "piped.onnx") == onnx.load(model)
 
 
 MISTAKES = {
@@ -232,6 +238,10 @@ MISTAKES = {
     "input missing": (given("--input", "x:no.npy"), "no such file"),
     "input not numpy": (lambda d: given("--input", f"x:{broken(d / 'n.npy', lambda b: b'x')}")(d),
                         "not a numpy file"),
+    "timed and restored": (given("--provider", "cpu", "--restore"), "is not timed"),
+    "the smallest failing model over the input": (
+        lambda d: [(d / "model.onnx").rename(d / "r.minimal.onnx"), "-o", d / "o",
+                   "--report", d / "r.json"], "would overwrite"),
     "timed but not checked": (given("--provider", "cpu", "--no-verify"), "needs the check"),
     "input of another kind": (given("--input", "n.txt"), "NAME:file.npy"),
     "json and a pipe": (lambda d: [d / "model.onnx", "-o", "-", "--json"], "--report"),

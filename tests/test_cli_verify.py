@@ -215,6 +215,20 @@ def test_times_stand_beside_the_verdict(verify, original, fast, tmp_path):
     assert (code, json.loads(out)["runtime"]) == (1, None)
 
 
+def test_the_smallest_model_never_takes_an_inputs_place(verify, original, fast, tmp_path):
+    """A model that an earlier failure left beside a report, verified with the same report."""
+    fast.rename(tmp_path / "r.minimal.onnx")
+    before = (tmp_path / "r.minimal.onnx").read_bytes()
+    for models in (
+        [original, tmp_path / "r.minimal.onnx"],
+        [tmp_path / "r.minimal.onnx", original],
+    ):
+        code, _, err = verify(*models, "--report", tmp_path / "r.html")
+        assert code == 2
+        assert "r.minimal.onnx: would overwrite" in err
+    assert (tmp_path / "r.minimal.onnx").read_bytes() == before
+
+
 MISTAKES = {
     "a provider for nothing": (lambda d, o: [o, o, "--provider", "cpu"], "add --time"),
     "a provider that is not there": (

@@ -151,8 +151,7 @@ def rewrite(
     if report is not None:
         check_report(report, {
             "which belongs to the input": source.files,
-            "which is the output": [target, target.with_name(f"{target.name}.data")]
-            if target else [],
+            "which is the output": files.with_data(target),
         })  # fmt: skip
     settings = None
     if not (no_verify or dry_run):

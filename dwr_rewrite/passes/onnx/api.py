@@ -157,9 +157,14 @@ class Run:
         """
         if self.target is not None and self.settings is None:
             raise DwrError("only what was checked is timed: a provider needs the check")
-        if output is not None:
-            for written in (output, output.with_name(f"{output.name}.data")):
+        if self.target is not None and self.options.restore:
+            raise DwrError("what is restored is not timed: leave the provider out")
+        minimal = None if self.settings is None else self.settings.minimal
+        for path in (output, minimal):
+            for written in files.with_data(path):
                 files.check_apart(written, source.files, "which belongs to the input")
+        for written in files.with_data(minimal):
+            files.check_apart(written, files.with_data(output), "which is the output")
         try:
             with collector_paused():
                 return self._run(source, output)
@@ -184,7 +189,7 @@ class Run:
             report = replace(report, after=totals(model, staged.size(), staged.path))
             if checked and reference is not None:
                 report = self._checked(report, reference, staged)
-                if self.target is not None and not self.options.restore and report.changed:
+                if self.target is not None and report.changed:
                     timed = self._timed(self.target, reference, staged.path)
                     report = replace(report, runtime=timed.runtime)
                     if not timed.pair.is_faster(self.target.min_speedup):
@@ -211,11 +216,11 @@ class Run:
         """Writes the original: byte for byte, where it is one file."""
         original = files.read(reference).model
         if output is not None:
-            staged = stack.enter_context(files.staging(output))
-            if len(source.files) > 1:
-                staged.write(original, external=True)
-            else:
+            if len(source.files) == 1:
+                staged = stack.enter_context(files.staging(output))
                 staged.copy(reference)
+            else:  # from a pipe, from memory, or with tensors in files of their own
+                staged = stage(output, original, stack, self.external or bool(source.files))
             staged.commit()
         reason = Rejection("not-faster", f"the rewritten model is not faster on {timed.device}")
         return Rewrite(original, replace(

@@ -67,9 +67,8 @@ def verify(
     try:
         outcome, warnings = child.run(WORKER, job, settings.timeout, progress)
     except child.ChildError as error:
-        remedy = "; raise --timeout, or give a smaller --shape" if error.late else ""
         raise NotEquivalentError(
-            f"the process that ran the models {error}: nothing is proved{remedy}"
+            f"the process that ran the models {error}: nothing is proved{error.remedy}"
         ) from None
     return replace(outcome, warnings=warnings, seconds=time.monotonic() - started)
 

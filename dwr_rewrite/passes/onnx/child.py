@@ -40,6 +40,11 @@ class ChildError(DwrError):
         super().__init__(message)
         self.late = late
 
+    @property
+    def remedy(self) -> str:
+        """What to do about it, to follow a sentence."""
+        return "; raise --timeout, or give a smaller --shape" if self.late else ""
+
 
 def run(command: Sequence[str], job: object, timeout: float, progress: Progress) -> tuple[Any, int]:
     """What a worker makes of a job, and how many warnings onnxruntime wrote meanwhile.

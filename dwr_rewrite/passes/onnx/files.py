@@ -16,6 +16,7 @@ import onnx
 from google.protobuf.message import DecodeError
 from onnx import FunctionProto, GraphProto, ModelProto, TensorProto, external_data_helper, helper
 
+from dwr_rewrite.equivalence.sample import first_line
 from dwr_rewrite.errors import DwrError
 from dwr_rewrite.passes.onnx import serialize
 
@@ -76,7 +77,7 @@ def read(path: Path) -> Source:
     try:  # it takes the locations out of the model
         external_data_helper.load_external_data_for_model(model, str(path.parent))
     except Exception as error:
-        raise DwrError(f"{path}: its external data cannot be read: {_first_line(error)}") from error
+        raise DwrError(f"{path}: its external data cannot be read: {first_line(error)}") from error
     files = {path, *(path.parent / location for location in locations)}
     return Source(model, str(path), path, frozenset(file.resolve() for file in files))
 
@@ -153,11 +154,7 @@ def _itemsize(tensor: TensorProto) -> int:
 
 
 def _why(error: OSError) -> str:
-    return error.strerror or _first_line(error)
-
-
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
+    return error.strerror or first_line(error)
 
 
 class Staged:
@@ -262,6 +259,11 @@ def check_target(target: Path) -> None:
         raise DwrError(f"{target}: the folder {folder} does not exist")
     if not os.access(folder, os.W_OK) or (target.exists() and not os.access(target, os.W_OK)):
         raise DwrError(f"{target}: cannot be written: permission denied")
+
+
+def with_data(path: Path | None) -> tuple[Path, ...]:
+    """The files that writing a model to ``path`` may write; none for None."""
+    return () if path is None else (path, path.with_name(f"{path.name}.data"))
 
 
 def check_apart(written: Path, others: Iterable[Path], whose: str) -> None:

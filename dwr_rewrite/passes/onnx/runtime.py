@@ -99,8 +99,7 @@ def time_models(
     try:
         result, _ = child.run(WORKER, job, settings.timeout, progress)
     except child.ChildError as error:
-        remedy = "; raise --timeout, or give a smaller --shape" if error.late else ""
         raise DwrError(
-            f"the process that timed the models {error}: no time is known{remedy}"
+            f"the process that timed the models {error}: no time is known{error.remedy}"
         ) from None
     return result

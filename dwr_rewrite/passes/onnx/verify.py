@@ -46,6 +46,9 @@ def verify(
     Raises:
         DwrError: the check could not be made.
     """
+    for written in files.with_data(settings.minimal):
+        files.check_apart(written, reference.files, "which belongs to the reference")
+        files.check_apart(written, candidate.files, "which belongs to the candidate")
     with ExitStack() as stack, collector_paused():
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="dwr-")))
         original = path_of(reference, scratch / "reference.onnx", stack)
