@@ -14,6 +14,7 @@ from typing import Any, Literal
 from dwr_rewrite.equivalence.tolerance import FACTOR, FACTOR_NEEDS, TRUSTED, WINOGRAD
 from dwr_rewrite.equivalence.verification import Verdict, Verification
 from dwr_rewrite.errors import Rejection
+from dwr_rewrite.planner import Choice
 from dwr_rewrite.spec import ConvSpec
 from dwr_rewrite.timing import Runtime
 
@@ -36,6 +37,7 @@ class SiteReport:
         growth: weight bytes added for it (in memory; a linked weight adds none to the file).
         macs: multiply-accumulates for one batch element before and after, where sizes are known.
         undone: the form that it had before it was restored.
+        choices: what was weighed for each direction, where the form was chosen by time.
     """
 
     name: str
@@ -48,6 +50,7 @@ class SiteReport:
     growth: int = 0
     macs: tuple[int | None, int | None] = (None, None)
     undone: str | None = None
+    choices: tuple[Choice, ...] = ()
 
     @property
     def changed(self) -> bool:

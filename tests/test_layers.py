@@ -14,7 +14,8 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = "dwr_rewrite"
 # Low to high: a layer imports only from those before it. "__init__" is the package's own file.
 LAYERS = [
-    *("errors", "spec", "timing", "recipe", "equivalence", "cost", "lowerings", "planner"),
+    *("errors", "spec", "workload", "timing", "nvidia", "recipe", "equivalence", "cost"),
+    *("lowerings", "tuning", "planner"),
     *("report", "document", "console", "markdown", "plots", "html"),
     *("passes", "verify_models", "cli", "__init__"),
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from dwr_rewrite.errors import DwrError
-from dwr_rewrite.planner import Policy, format_bytes, plan
+from dwr_rewrite.planner import Policy, decide, format_bytes
 from dwr_rewrite.spec import ConvSpec, Site
 
 
@@ -23,7 +23,7 @@ def test_a_policy_prints_as_it_is_read(text):
     f"blocks:{1 << 40}",
 ])  # fmt: skip
 def test_an_unknown_policy_is_refused_with_the_known_ones(text):
-    with pytest.raises(DwrError, match="use keep, dense, blocks"):
+    with pytest.raises(DwrError, match="use auto, keep, dense, blocks"):
         Policy.parse(text)
 
 
@@ -40,27 +40,29 @@ FORMS = [
 
 @pytest.mark.parametrize(("policy", "channels", "form", "extra"), FORMS)
 def test_form_and_growth(policy, channels, form, extra):
-    (decision,) = plan([site("a", channels)], Policy.parse(policy), 1 << 40)
+    (decision,) = decide([site("a", channels)], Policy.parse(policy), 1 << 40)
     assert decision.form == form
     assert decision.growth == extra * channels * 9 * 4
     assert (decision.kept is None) == (form != "keep")
 
 
 def test_a_shared_weight_is_counted_once():
-    first, second = plan([site("a", weight="w"), site("b", weight="w")], Policy("dense"), 1 << 40)
+    first, second = decide([site("a", weight="w"), site("b", weight="w")], Policy("dense"), 1 << 40)
     assert (first.growth, second.growth) == (63 * 64 * 9 * 4, 0)
 
 
 def test_the_budget_keeps_what_goes_past_it_and_names_the_flag():
     growth = 63 * 64 * 9 * 4
-    decisions = plan([site("a"), site("b"), site("c", 8)], Policy("dense"), growth + 7 * 8 * 9 * 4)
+    decisions = decide(
+        [site("a"), site("b"), site("c", 8)], Policy("dense"), growth + 7 * 8 * 9 * 4
+    )
     assert [d.form for d in decisions] == ["dense", "keep", "dense"]
     assert decisions[1].kept.code == "over-budget"
     assert "--max-growth" in decisions[1].kept.reason
 
 
 def test_an_int8_weight_counts_one_byte_each():
-    (decision,) = plan([site("a", weight_bytes=1)], Policy("dense"), 1 << 40)
+    (decision,) = decide([site("a", weight_bytes=1)], Policy("dense"), 1 << 40)
     assert decision.growth == 63 * 64 * 9
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -51,13 +52,93 @@ class Measurement:
 
 
 @dataclass(frozen=True, slots=True)
+class Speedup:
+    """How many times faster a candidate is than its reference, with its 95 % interval.
+
+    Attributes:
+        median: above 1 where it is faster.
+        low: end of the interval.
+        high: end of the interval.
+    """
+
+    median: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, pair: Paired) -> Speedup:
+        """Of a pair of timings."""
+        return cls(1 / pair.ratio, 1 / pair.interval.high, 1 / pair.interval.low)
+
+
+@dataclass(frozen=True, slots=True)
+class FreeSetting:
+    """A setting that changes the speed of the original without any rewrite.
+
+    Attributes:
+        name: ``channels_last``.
+        how: what the user writes to have it.
+        rounds_alike: whether it leaves the precision of every product as it was. TF32 and 16-bit
+            types do not: they are told, and never what a rewrite is held against.
+        speedup: over the original as it was given; None where it did not run.
+        failure: why it did not.
+    """
+
+    name: str
+    how: str
+    rounds_alike: bool
+    speedup: Speedup | None = None
+    failure: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Energy:
+    """What one run takes from the power supply.
+
+    Attributes:
+        reference: joules of the original.
+        candidate: joules of the model in question.
+        method: how they were sampled.
+    """
+
+    reference: float
+    candidate: float
+    method: str
+
+
+@dataclass(frozen=True, slots=True)
+class TrialResult:
+    """One trial of the whole model with a part of the plan.
+
+    Attributes:
+        sites: how many were rewritten.
+        speedup: over the original.
+        accepted: whether that was faster by the margin, beyond doubt.
+    """
+
+    sites: int
+    speedup: Speedup
+    accepted: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Runtime:
     """The times of both models on one device.
 
     Attributes:
         device: what ran them.
-        measurements: one for each thing that was timed.
+        measurements: one for each thing that was timed; the first is what the decision rests on.
+        setting: name of the free setting under which both were timed; empty for none.
+        settings: every free setting that was tried on the original.
+        trials: of the whole model, in order; the last one is the outcome.
+        energy: where the device tells it.
+        facts: driver, versions, options and clocks.
     """
 
     device: str
     measurements: tuple[Measurement, ...]
+    setting: str = ""
+    settings: tuple[FreeSetting, ...] = ()
+    trials: tuple[TrialResult, ...] = ()
+    energy: Energy | None = None
+    facts: Mapping[str, str] = field(default_factory=dict[str, str])

@@ -12,15 +12,13 @@ from dwr_rewrite import cost
 from dwr_rewrite.errors import DwrError, Rejection
 from dwr_rewrite.passes.fx.calls import Signature, as_tuple, padding_of
 from dwr_rewrite.passes.fx.functional import Widths
-from dwr_rewrite.planner import Policy, Selection
+from dwr_rewrite.planner import Chooser, Policy, Selection
 from dwr_rewrite.report import SiteReport
 from dwr_rewrite.spec import DTYPES, ConvSpec, Pads, Same
-
-DIRECTIONS = Widths._fields
-"""forward, grad_input, grad_weight: the three convolutions of a training step."""
+from dwr_rewrite.workload import DIRECTIONS
 
 FormPolicy = str | Mapping[str, str]
-"""``blocks:N``, ``dense`` or ``keep``; or one of them for each of :data:`DIRECTIONS`."""
+"""``blocks:N``, ``dense`` or ``keep``; or one of them for each of ``DIRECTIONS``."""
 
 
 @dataclass(frozen=True)
@@ -28,13 +26,13 @@ class Options:
     """What the torch pass is asked to do.
 
     Attributes:
-        policies: one for each direction.
+        choosers: one for each direction; the same plan three times, or policies.
         linked: keep the compact weight as the parameter.
         selection: the sites that may be touched.
         max_growth: bytes that one packed weight may have more than the compact one.
     """
 
-    policies: tuple[Policy, Policy, Policy]
+    choosers: tuple[Chooser, Chooser, Chooser]
     linked: bool
     selection: Selection
     max_growth: int
@@ -159,17 +157,20 @@ def choose(name: str, op: str, spec: ConvSpec, chosen: Options, linked: bool) ->
     if excluded is not None:
         return excluded
     widths: list[int] = []
-    for policy in chosen.policies if linked else chosen.policies[:1]:
-        recipe = policy.lower(spec)
+    kept: list[Rejection] = []
+    for direction, chooser in zip(DIRECTIONS[: 3 if linked else 1], chosen.choosers, strict=False):
+        recipe = chooser.recipe(name, spec, direction)
         if isinstance(recipe, Rejection):
-            return recipe
+            kept.append(recipe)
+            widths.append(1)
+            continue
         growth = recipe.packing.growth * DTYPES[spec.dtype]
         if growth > chosen.max_growth:
             return Rejection("over-budget", f"its weight would grow by {growth} bytes, more than "
                              f"max_growth={chosen.max_growth}")  # fmt: skip
         widths.append(recipe.packing.width)
     if set(widths) == {1}:
-        return Rejection("policy-keep", "kept by the policy")
+        return next((why for why in kept if why.code != "policy-keep"), kept[0])
     found = Widths(*widths) if linked else Widths(widths[0], 1, 1)
     form = _form(spec, found, linked)
     growth = (max(found) - 1) * spec.out_channels * spec.taps * DTYPES[spec.dtype]

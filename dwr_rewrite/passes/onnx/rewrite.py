@@ -23,7 +23,7 @@ from dwr_rewrite.passes.onnx.graphs import (
 from dwr_rewrite.passes.onnx.match import Context, Left, Match, match
 from dwr_rewrite.passes.onnx.restore import restore
 from dwr_rewrite.passes.onnx.types import infer
-from dwr_rewrite.planner import Decision, Policy, Selection, plan
+from dwr_rewrite.planner import Decision, Policy, Selection, decide
 from dwr_rewrite.report import SiteReport
 
 OLDEST_OPSET, OLDEST_IR = 6, 3
@@ -75,7 +75,7 @@ def rewrite(model: ModelProto, options: Options) -> list[SiteReport]:
         context = Context(selection, overridable, cache(lambda: infer(model)))
         results = [_linkable(r, options) for scope in found for r in match(scope, context)]
         sites = [result.site for result in results if isinstance(result, Match)]
-        decisions = iter(plan(sites, policy, options.max_growth))
+        decisions = iter(decide(sites, policy, options.max_growth))
         emitter, reports = Emitter(model, found), list[SiteReport]()
         for result in results:
             if isinstance(result, Left):

@@ -84,7 +84,7 @@ def _site(found: Match, theirs: Nodes) -> SiteReport:
 def _packing(found: Match, form: str) -> Packing | None:
     """The packing of a form as the metadata names it; None where it names none."""
     try:
-        recipe = Policy.parse(form).lower(found.site.spec)
+        recipe = Policy.parse(form).recipe(found.site.name, found.site.spec, "forward")
     except DwrError:
         return None
     return None if isinstance(recipe, Rejection) else recipe.packing

@@ -1,21 +1,33 @@
-"""Chooses a form for every site. Knows shapes and bytes only."""
+"""What gives every site its form, and which sites may be touched."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from dwr_rewrite.errors import DwrError, Rejection
 from dwr_rewrite.lowerings import blocks, dense, keep
 from dwr_rewrite.recipe import Recipe
-from dwr_rewrite.spec import ConvSpec, Site
+from dwr_rewrite.spec import ConvSpec
+from dwr_rewrite.workload import Direction
+
+AUTO = "auto"
+"""The policy that is no :class:`Policy`: every site takes the form that is fastest."""
+
+
+class Chooser(Protocol):
+    """What gives a site its form: a :class:`Policy`, or a :class:`~dwr_rewrite.planner.Plan`."""
+
+    def recipe(self, name: str, spec: ConvSpec, direction: Direction) -> Recipe | Rejection:
+        """The recipe of a site in one direction, or why it is kept."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """Which form every site takes until measurement chooses: ``keep``, ``dense``, ``blocks:N``."""
+    """One form for every site: ``keep``, ``dense``, ``blocks:N``."""
 
     form: str
     width: int = blocks.PUBLISHED_WIDTH
@@ -35,14 +47,14 @@ class Policy:
         if form == blocks.name and number.isdecimal() and 2 <= int(number) <= 1 << 20:
             return cls(form, int(number))
         raise DwrError(
-            f"policy {text!r} is not known: use keep, dense, blocks, or blocks:N with N channels "
-            f"per group, 2 or more (blocks:32)"
+            f"policy {text!r} is not known: use auto, keep, dense, blocks, or blocks:N with N "
+            f"channels per group, 2 or more (blocks:32)"
         )
 
-    def lower(self, spec: ConvSpec) -> Recipe | Rejection:
+    def recipe(self, name: str, spec: ConvSpec, direction: Direction) -> Recipe | Rejection:
         """The recipe that this policy gives a convolution, or why it gives none."""
         if self.form == keep.name:
-            return keep.lower(spec)
+            return Rejection("policy-keep", "kept by the policy")
         if self.form == dense.name:
             return dense.lower(spec)
         return blocks.lower(spec, self.width)
@@ -93,74 +105,3 @@ def _patterns(option: str, texts: Any) -> tuple[re.Pattern[str], ...]:
         except re.error as error:
             raise DwrError(f"{option} {text!r} is not a regular expression: {error}") from None
     return tuple(patterns)
-
-
-@dataclass(frozen=True, slots=True)
-class Decision:
-    """What happens to a site.
-
-    Attributes:
-        site: the convolution.
-        recipe: how it will be written; None when it is kept.
-        growth: weight bytes that it adds (0 for a weight that another site already packs).
-        kept: why it is kept; None when it is rewritten.
-    """
-
-    site: Site
-    recipe: Recipe | None
-    growth: int
-    kept: Rejection | None
-
-    @property
-    def form(self) -> str:
-        """``keep``, ``dense`` or ``blocks:b`` with the width that was chosen."""
-        if self.recipe is None:
-            return keep.name
-        width = self.recipe.packing.width
-        return dense.name if width == self.site.spec.channels else f"{blocks.name}:{width}"
-
-
-def plan(sites: Iterable[Site], policy: Policy, max_growth: int) -> list[Decision]:
-    """Decides every site in order, as long as the added weight bytes stay within ``max_growth``.
-
-    A weight that several sites share in one form is packed, and counted, once.
-    """
-    packed: set[tuple[str, int]] = set()
-    total = 0
-    decisions: list[Decision] = []
-    for site in sites:
-        recipe = policy.lower(site.spec)
-        if isinstance(recipe, Rejection):
-            decisions.append(Decision(site, None, 0, recipe))
-            continue
-        if recipe.packing.width == 1:
-            kept = Rejection("policy-keep", "kept by the policy")
-            decisions.append(Decision(site, None, 0, kept))
-            continue
-        key = (site.weight, recipe.packing.width)
-        growth = 0 if key in packed else recipe.packing.growth * site.weight_bytes
-        if total + growth > max_growth:
-            kept = Rejection("over-budget", _over_budget(growth, total, max_growth))
-            decisions.append(Decision(site, None, 0, kept))
-            continue
-        packed.add(key)
-        total += growth
-        decisions.append(Decision(site, recipe, growth, None))
-    return decisions
-
-
-def format_bytes(count: int) -> str:
-    """1536 -> ``1.5 KiB``."""
-    size = float(count)
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if abs(size) < 1024:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1024
-    return f"{size:.1f} TiB"
-
-
-def _over_budget(growth: int, total: int, limit: int) -> str:
-    return (
-        f"its weight would add {format_bytes(growth)} to the {format_bytes(total)} already added, "
-        f"past the limit of {format_bytes(limit)}; raise it with --max-growth"
-    )
