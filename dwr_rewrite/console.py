@@ -9,11 +9,14 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from dwr_rewrite.document import choices, digest, speed
+from dwr_rewrite.document.reading import Document
+from dwr_rewrite.document.wording import NONE, TIMES, count, digits
+from dwr_rewrite.document.wording import form as form_name
 from dwr_rewrite.equivalence.evidence import Culprits
 from dwr_rewrite.equivalence.verification import Verification
 from dwr_rewrite.planner import format_bytes
 from dwr_rewrite.report import Report, SiteReport
-from dwr_rewrite.timing import Runtime
 
 SHOWN = 6
 """Failures that are listed."""
@@ -27,30 +30,29 @@ def show(report: Report, console: Console, verbose: bool = False) -> None:
         console: where to.
         verbose: also one line for each convolution that was seen.
     """
+    document = report.to_dict()
     console.print()
-    console.print(_totals(report))
+    console.print(_totals(report, document))
     console.print()
-    lines = [*_lines(report), *(["", *map(_site, report.sites)] if verbose else [])]
+    lines = [*_lines(report, document), *(["", *_sites(report, document)] if verbose else [])]
     for line in lines:  # a line stays one where a program reads it
         console.print(line, soft_wrap=not console.is_terminal, highlight=False)
 
 
-def _totals(report: Report) -> Table:
+def _totals(report: Report, document: Document) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="dim")
     table.add_column()
     before, after = ("before", "after") if report.kind == "rewrite" else ("reference", "candidate")
     table.add_column(before, justify="right")
     table.add_column(after, justify="right")
-    old = Counter(_form_before(site) for site in report.sites if site.spec or site.changed)
-    for form in sorted({*old, *report.forms}, key=_form_order):
-        name = "depthwise" if form == "keep" else form
-        table.add_row(f"sites: {name}", str(old[form]), str(report.forms[form]))
+    for row in digest.forms(document):
+        table.add_row(*row)
     old_totals, new_totals = report.before, report.after
     table.add_row("nodes", f"{old_totals.nodes:,}", f"{new_totals.nodes:,}")
     table.add_row("parameters", f"{old_totals.parameters:,}", f"{new_totals.parameters:,}")
     table.add_row("size", format_bytes(old_totals.bytes), format_bytes(new_totals.bytes))
     if report.macs(False) is not None:
-        table.add_row("MACs of these sites", _count(report.macs(False)), _count(report.macs(True)))
+        table.add_row("MACs of these sites", count(report.macs(False)), count(report.macs(True)))
     worst = report.verification and report.verification.worst
     found = worst[1] if worst else None
     if found and found.reference and found.candidate:
@@ -60,42 +62,20 @@ def _totals(report: Report) -> Table:
     return table
 
 
-def _form_before(site: SiteReport) -> str:
-    return site.undone or "keep"
-
-
-def _form_order(form: str) -> tuple[int, int]:
-    name, _, width = form.partition(":")
-    return ("keep", "blocks", "dense").index(name), int(width or 0)
-
-
-def _count(value: int | None) -> str:
-    """1234567 -> ``1.2 M``."""
-    size = float(value or 0)
-    for unit in ("", " K", " M", " G"):
-        if size < 1000:
-            return f"{size:.3g}{unit}"
-        size /= 1000
-    return f"{size:.3g} T"
-
-
-def _lines(report: Report) -> Iterator[str]:
+def _lines(report: Report, document: Document) -> Iterator[str]:
     if not report.changed and report.kind == "rewrite" and report.runtime is None:
         yield "[bold]Nothing to do[/]: no convolution was changed."
     if report.verification is not None:
         yield from _verdict(report.verification)
     elif report.changed:
         yield "[yellow]Not checked[/]: the models were not compared."
+    yield from map(_ascii, _speed(report, document))
     left = "Left alone" if report.kind == "rewrite" else "Not rewritten"
     reasons = Counter(_reason(site) for site in report.sites if site.reason is not None)
-    for reason, count in reasons.most_common():
-        yield f"{left}: {count} x {escape(reason)}"
+    for reason, times in reasons.most_common():
+        yield f"{left}: {times} x {escape(reason)}"
     for note in report.notes:
         yield escape(note)
-    if report.runtime is not None:
-        yield from _speed(report.runtime)
-    elif report.changed and not report.options.get("restore"):
-        yield "Speed: not measured. Time both models on the GPU that will run them."
     if report.kind == "verify":
         return
     if report.output is not None:
@@ -190,15 +170,24 @@ def _rounding(check: Verification) -> str:
     )
 
 
-def _speed(runtime: Runtime) -> Iterator[str]:
-    for found in runtime.measurements:
-        reference, candidate = found.reference, found.candidate
-        yield escape(
-            f"Speed: {found.name}: {reference.median:.3g} ms [{reference.low:.3g}, "
-            f"{reference.high:.3g}] became {candidate.median:.3g} ms [{candidate.low:.3g}, "
-            f"{candidate.high:.3g}], {candidate.median / reference.median:.2f} times, on "
-            f"{runtime.device}."
-        )
+def _speed(report: Report, document: Document) -> Iterator[str]:
+    """What is known about it; why it is not faster, or not known, is in the notes."""
+    status = speed.status(document)
+    if status == "faster":
+        yield f"[bold green]{escape(speed.statement(document))}[/]"
+    elif status in ("slower", "alike") or (report.changed and not report.options.get("restore")):
+        yield escape(speed.statement(document))
+    for line in speed.measured(document):
+        yield escape(f"Speed: {line}.")
+    if trials := speed.trials(document):
+        yield escape(f"Tried: {'; '.join(trials)}.")
+    if settings := speed.helpful(document):
+        yield escape(f"Without any rewrite: {'; '.join(settings)}.")
+
+
+def _ascii(line: str) -> str:
+    """Without the signs that an old terminal does not have."""
+    return line.replace(TIMES, "x").replace(NONE, "-")
 
 
 def _by_site(check: Verification) -> Iterator[str]:
@@ -230,6 +219,28 @@ def _by_site(check: Verification) -> Iterator[str]:
 def _reason(site: SiteReport) -> str:
     assert site.reason is not None
     return f"{site.op}: {site.reason.reason}"
+
+
+def _sites(report: Report, document: Document) -> Iterator[str]:
+    for site, found in zip(report.sites, document["sites"], strict=True):
+        yield _site(site)
+        if found["choices"]:
+            yield _ascii(f"  on {choices.sizes(found['choices'], found['spec'])}, in ms:")
+        yield from (f"  {_forms(choice)}" for choice in found["choices"])
+
+
+def _forms(choice: Document) -> str:
+    """Every form of a site in one direction, the one that was chosen first."""
+    modelled = ", expected" if choices.is_modelled(choice) else ""
+    times = [_time(option) for option in choices.ordered(choice)]
+    times[:1] = [f"[bold]{time}[/]" for time in times[:1]]
+    return f"{choice['direction']}{modelled}: {', '.join(times)}"
+
+
+def _time(option: Document) -> str:
+    milliseconds = choices.cost(option)
+    time = "did not run" if milliseconds is None else digits(milliseconds)
+    return escape(f"{form_name(option['form'])} {time}")
 
 
 def _site(site: SiteReport) -> str:

@@ -7,21 +7,24 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from dwr_rewrite.document import digest, wording
+from dwr_rewrite.document import choices, digest, speed, wording
 from dwr_rewrite.document.derivation import derivation
 from dwr_rewrite.document.reading import Document, printable
 from dwr_rewrite.planner import format_bytes
-from dwr_rewrite.plots import outputs, training
+from dwr_rewrite.plots import outputs, times, training
 
 FILTERS: dict[str, Any] = {
     "cosine": wording.cosine,
+    "digits": wording.digits,
     "exact": wording.exact,
+    "factor": wording.factor,
     "form": wording.form,
     "number": wording.number,
     "percent": wording.percent,
     "plural": wording.plural,
     "shape": wording.shape,
     "size": format_bytes,
+    "speedup": wording.speedup,
     "times": wording.times,
     "tojson_text": json.dumps,  # jinja's tojson is for scripts
 }
@@ -46,8 +49,11 @@ def render(document: Document) -> str:
     return environment.get_template("report.html.j2").render(
         report=document,
         heading=wording.VERDICTS[document["verdict"]],
+        choices=choices,
         digest=digest,
+        speed=speed,
         steps=derivation(document),
+        times=list(times.plots(document)),
         plots=list(outputs.plots(document)),
         curves=list(training.plots(document)),
     )

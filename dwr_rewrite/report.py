@@ -18,7 +18,7 @@ from dwr_rewrite.planner import Choice
 from dwr_rewrite.spec import ConvSpec
 from dwr_rewrite.timing import Runtime
 
-SCHEMA = 2
+SCHEMA = 3
 """Version of the JSON layout; raised when a field changes its meaning or goes."""
 
 
@@ -159,7 +159,7 @@ class Report:
                 "macs": [self.macs(False), self.macs(True)],
                 "growth_bytes": sum(site.growth for site in self.changed),
             },
-            "sites": [{**plain(site), "changed": site.changed} for site in self.sites],
+            "sites": [_site(site) for site in self.sites],
             "verification": None if check is None else _verification(check),
             "runtime": plain(self.runtime),
             "environment": plain(self.environment),
@@ -177,20 +177,43 @@ class Report:
             "date": now,
             "system": f"{platform.system()} {platform.machine()}",
             "python": platform.python_version(),
-            "processor": _processor(),
+            "processor": processor(),
             "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity")
             else os.cpu_count() or 0,
         }  # fmt: skip
         return replace(self, environment={**facts, **self.environment})
 
 
-def _processor() -> str:
+def processor() -> str:
+    """Name of the CPU."""
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as lines:  # noqa: PTH123  no regular file
             names = [line.partition(":")[2].strip() for line in lines if "model name" in line]
     except OSError:
         names = []
     return names[0] if names else platform.processor() or platform.machine()
+
+
+def _site(site: SiteReport) -> dict[str, Any]:
+    found = plain(replace(site, choices=()))
+    return found | {"choices": [_choice(c) for c in site.choices], "changed": site.changed}
+
+
+def _choice(choice: Choice) -> dict[str, Any]:
+    """Of the geometry only what the site's own does not tell; times in milliseconds."""
+    ran = choice.workload
+    return {
+        "direction": ran.direction,
+        "batch": ran.batch,
+        "spatial": plain(ran.spec.spatial),
+        "dtype": ran.spec.dtype,
+        "layout": ran.layout,
+        "tf32": ran.tf32,
+        "stored": ran.stored,
+        "form": choice.form,
+        "gain_ms": 1e3 * choice.gain,
+        "options": plain(choice.options),
+    }
 
 
 def _verification(check: Verification) -> dict[str, Any]:

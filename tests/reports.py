@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import replace
-from functools import cache
-from typing import Any
+from functools import cache, partial
 
 import numpy as np
 
@@ -16,8 +14,11 @@ from dwr_rewrite.equivalence.evidence import Culprits, Tap
 from dwr_rewrite.equivalence.statistics import errors, picture
 from dwr_rewrite.equivalence.tolerance import Rounding
 from dwr_rewrite.equivalence.verification import Case, Verdict
-from dwr_rewrite.report import Report, Totals
+from dwr_rewrite.errors import Rejection
+from dwr_rewrite.report import Report, SiteReport, Totals
+from dwr_rewrite.timing import Energy, FreeSetting, Measurement, Runtime, TrialResult
 from tests.report_builder import ENGINE, Builder
+from tests.report_times import FASTER, KEPT, SLOWER, measured, modelled, speedup, time
 
 HOSTILE = (
     "<script>alert(1)</script>",
@@ -34,19 +35,20 @@ REPORTS: dict[str, Callable[[], Report]] = {}
 VERDICTS: dict[str, Verdict] = {}
 """The verdict that each must show."""
 
-RUNTIME: dict[str, Any] = {
-    "device": HOSTILE[0],
-    "measurements": [
-        {
-            "name": name,
-            "unit": "ms",
-            "reference": {"median": 4.0 + n, "low": 3.8 + n, "high": 4.3 + n},
-            "candidate": {"median": 2.5 + n, "low": 2.4 + n, "high": 2.6 + n},
-        }
+RUNTIME = Runtime(
+    HOSTILE[0],
+    tuple(
+        Measurement(name, time(4.0 + n), time(2.5 + n), speedup(1.6))
         for n, name in enumerate(("batch 1", "batch 32, channels_last", *HOSTILE))
-    ],
-}
-"""Times, which no report has yet."""
+    ),
+    HOSTILE[2],
+    tuple(FreeSetting(name, HOSTILE[4], n % 2 == 0, speedup(1.1 + n), HOSTILE[1])
+          for n, name in enumerate(HOSTILE)),
+    (TrialResult(1, speedup(1.6), True),),
+    Energy(2.0, 1.0, HOSTILE[5]),
+    dict.fromkeys(HOSTILE, HOSTILE[4]),
+)  # fmt: skip
+"""Times of a report that has none of its own."""
 
 
 def report(verdict: Verdict) -> Callable[[Callable[[], Report]], Callable[[], Report]]:
@@ -187,7 +189,71 @@ def nothing() -> Report:
     )
 
 
+def weighed(build: Builder, weigh: Callable[[SiteReport], SiteReport]) -> tuple[SiteReport, ...]:
+    """All sites with choices; the builder goes on with those that are still rewritten."""
+    sites = tuple(map(weigh, build.sites))
+    build.sites = [site for site in sites if site.changed]
+    return sites
+
+
+@report("equivalent")
+def faster() -> Report:
+    """Chosen by measurement in three directions, with everything that a runtime holds."""
+    build = Builder(names(17))
+    sites = weighed(build, measured)
+    found = build.verification(training=build.training())
+    return build.report(found, sites=sites, runtime=FASTER)
+
+
+@report("not checked")
+def kept() -> Report:
+    """Chosen by measurement, and taken back because the whole model was not faster."""
+    build = Builder(names(17))
+    reason = Rejection("not-faster", "with it the whole model was not faster")
+    sites = tuple(measured(site, ("forward",)).kept(reason) for site in build.sites)
+    note = f"Kept the original: no faster form on {KEPT.device}."
+    return build.report(
+        None, sites=sites, runtime=KEPT, notes=(note,), after=build.report(None).before
+    )
+
+
+@report("equivalent")
+def expected() -> Report:
+    """Chosen by a cost model, and not measured."""
+    build = Builder(names(17))
+    sites = weighed(build, modelled)
+    note = "modelled for NVIDIA H200: a form is taken where it is expected to be 1.1 times faster"
+    return build.report(build.verification(), sites=sites, notes=(note,))
+
+
+@report("equivalent")
+def recorded() -> Report:
+    """Chosen by times that another machine measured; some of what is chosen failed elsewhere."""
+    build = Builder(names(5))
+    sites = weighed(build, partial(measured, directions=("forward",)))
+    note = "measured on NVIDIA H200 (cuda), elsewhere"
+    return build.report(build.verification(), sites=sites, notes=(note,))
+
+
+@report("equivalent")
+def slower() -> Report:
+    """Two models that were given, timed on a device that is not the target."""
+    build = Builder(names(5))
+    return build.report(build.verification(), kind="verify", runtime=SLOWER)
+
+
+def many() -> Report:
+    """300 sites of different sizes, each in three directions; none of the reports above."""
+    build = Builder([f"model.stages.{n // 20}.blocks.{n % 20}.dwconv" for n in range(300)])
+    build.sites = [
+        measured(replace(site, spec=replace(site.spec, spatial=(28 + n, 28 + n))))
+        for n, site in enumerate(build.sites)
+    ]
+    return build.report(None, runtime=FASTER)
+
+
 def document(name: str, *, timed: bool = False) -> Document:
     """One of them as it is read back; with times, if wanted."""
-    runtime = {"runtime": RUNTIME} if timed else {}
-    return parse(json.dumps(REPORTS[name]().to_dict() | runtime), name)
+    report = REPORTS[name]()
+    timed = timed and report.runtime is None
+    return parse((replace(report, runtime=RUNTIME) if timed else report).to_json(), name)

@@ -8,9 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from dwr_rewrite.document import choices, speed
+from dwr_rewrite.document.wording import TIMES, digits, form
 from dwr_rewrite.html import render
+from dwr_rewrite.plots import times
 from tests.browser import Visit, contrast, launched
-from tests.reports import HOSTILE, REPORTS, VERDICTS, document
+from tests.reports import HOSTILE, REPORTS, VERDICTS, document, many
 
 PHONE, DESKTOP, PAPER = 390, 1440, 703  # CSS pixels; A4 with the page's margins
 HEADINGS = {
@@ -81,11 +84,12 @@ def test_the_verdict_comes_first_and_every_plot_is_there(visit, name):
     for plot, data in drawn.items():
         assert opened.page.locator(f"svg#plot-{plot}:visible").count() == bool(data), plot
     figures = opened.page.locator("figure:has(h3):has(figcaption):visible").count()
-    assert figures == (6 if check["training"] else 4)
+    forms = min(times.SHOWN, len(choices.weighed(found)))
+    assert figures == 3 + 2 * bool(check["training"]) + bool(found["runtime"]) + forms
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("name", ["equivalent", "refuted", "untold", "trained"])
+@pytest.mark.parametrize("name", ["refuted", "untold", "trained", "faster", "kept", "slower"])
 def test_all_text_stands_out_from_what_is_behind_it(visit, name, scheme):
     opened = visit(page(name, timed=True))
     opened.evaluate("() => document.querySelectorAll('details').forEach(d => d.open = true)")
@@ -174,11 +178,87 @@ def test_the_page_has_the_figures_of_its_sections(visit):
         "tolerance": ("Movement", "Factor 8", "Winograd", "TF32", "Higham and Mary"),
         "channels": ("Precondition: finite activations.", "Leak", "NaN"),
         "environment": ("1.31.1", "Linux x86_64", "NonMaxSuppression"),
+        "runtime": ("Speed: not measured.",),
         "reproduce": ("dwr-rewrite mobilenet_v2.onnx -o mobilenet_v2.fast.onnx", "3f" * 32),
     }  # fmt: skip
     for section, sentences in sections.items():
         text = opened.page.locator(f"#{section}").inner_text()
         assert [sentence for sentence in sentences if sentence not in text] == [], section
+
+
+TIMED = ("faster", "kept", "expected", "recorded", "slower", "unchecked")
+
+
+@pytest.mark.parametrize("name", TIMED)
+def test_speed_stands_beside_equivalence(visit, name):
+    """To its right on a desk, below it on a phone; green only beside a pass."""
+    opened = visit(page(name))
+    assert opened.page.locator("#speed h2").inner_text() == speed.heading(document(name))
+    for width in (PHONE, DESKTOP):
+        opened.show(width)
+        boxes = [opened.page.locator(part).bounding_box() for part in ("#verdict", "#speed")]
+        (x, y), (left, top) = ((box["x"], box["y"]) for box in boxes if box)
+        assert (left > x and top == y) if width == DESKTOP else (left == x and top > y)
+    good = opened.page.locator("#speed.good").count()
+    assert good == (name == "faster")
+
+
+def test_speed_is_not_praised_beside_a_failure(visit):
+    opened = visit(page("hostile", timed=True))
+    assert "faster" in opened.page.locator("#speed h2").inner_text()
+    assert opened.page.locator("#speed.good").count() == 0
+
+
+@pytest.mark.parametrize("name", ["faster", "kept", "expected", "recorded"])
+def test_the_page_lists_every_form_of_every_size(visit, name):
+    opened = visit(page(name))
+    opened.evaluate("() => document.querySelectorAll('details').forEach(d => d.open = true)")
+    rows = opened.page.locator("#runtime tr:has(ul.forms)")
+    expected = [choice for group in choices.weighed(document(name)) for choice in group.choices]
+    texts = rows.evaluate_all("rows => rows.map(row => row.innerText)")
+    for choice, text in zip(expected, texts, strict=True):
+        assert choice["direction"] in text
+        for option in choice["options"]:
+            time, predicted = option["time"], option["predicted"]
+            shown = (
+                f"{digits(time['median'])} [{digits(time['low'])}, {digits(time['high'])}]" if time
+                else f"did not run: {option['failure']}" if option["failure"]
+                else f"{digits(predicted)} expected"
+            )  # fmt: skip
+            assert f"{form(option['form'])} {shown}" in text
+
+
+def test_what_was_taken_back_says_so(visit):
+    text = visit(page("kept")).page.locator("#runtime").inner_text()
+    assert "candidate, tried" in text
+    assert "taken back" in text
+    assert "with it the whole model was not faster" in text
+
+
+def test_a_setting_is_selected_by_a_click(visit):
+    opened = visit(page("faster"))
+    opened.page.locator("code.copy").first.click()
+    assert opened.evaluate("() => getSelection().toString()") == "--provider-option use_tf32=1"
+
+
+def test_a_page_of_many_sites_stays_small():
+    found = many().to_dict()
+    assert len(choices.weighed(found)) == 300
+    assert len(render(found).encode()) < 3e6
+
+
+def test_the_runtime_section_has_its_figures(visit):
+    opened = visit(page("faster"))
+    opened.evaluate("() => document.querySelectorAll('details').forEach(d => d.open = true)")
+    text = opened.page.locator("#runtime").inner_text()
+    sentences = (
+        speed.statement(document("faster")), f"1.34{TIMES} faster [1.32, 1.37] on NVIDIA H200",
+        "against the original with prefer_nhwc=1.", "4.01 [3.93, 4.13]", "2.99 [2.93, 3.08]",
+        "0.451 J by the reference, 0.307 J by the candidate", "NVML", f"1.52{TIMES} [1.50, 1.55]",
+        "changes", "used for both", f"0.97{TIMES} [0.95, 1.00]", "did not run: the model has a",
+        "taken back", "✓ taken", "570.86.15", "1980 MHz",
+    )  # fmt: skip
+    assert [sentence for sentence in sentences if sentence not in text] == []
 
 
 PAGE = """<!DOCTYPE html><html lang="en"><head><title>t</title>{head}</head>

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from functools import cache
 from typing import Any
 from xml.etree import ElementTree as ET
 
@@ -12,8 +13,9 @@ import pytest
 from matplotlib.figure import Figure
 
 from dwr_rewrite import html, markdown
+from dwr_rewrite.document import choices, wording
 from dwr_rewrite.document.reading import Document, parse, printable
-from dwr_rewrite.plots import outputs, training
+from dwr_rewrite.plots import outputs, times, training
 from dwr_rewrite.plots.decades import Decades
 from dwr_rewrite.plots.plot import Plot, relative
 from dwr_rewrite.plots.svg import REFERENCE, draw
@@ -24,7 +26,7 @@ VARIABLES = {"--reference", "--candidate", "--text", "--muted", "--line", "--bad
 
 def drawn(found: Document) -> list[Plot]:
     found = printable(found)  # as the page shows it
-    return [*outputs.plots(found), *training.plots(found)]
+    return [*outputs.plots(found), *times.plots(found), *training.plots(found)]
 
 
 def problems(plot: Plot) -> list[str]:
@@ -76,10 +78,52 @@ def test_what_cannot_be_drawn_says_so(name, missing):
     assert all(plot.caption.startswith("Not ") for plot in plots if not plot.svg)
 
 
-def test_speed_is_not_measured_where_it_was_not():
-    plot = outputs.runtime({"runtime": None})
-    assert plot.svg == ""
-    assert plot.caption.startswith("Speed: not measured.")
+@cache
+def timed(name: str) -> list[Plot]:
+    """The plots of the times that a report has of its own."""
+    return list(times.plots(document(name)))
+
+
+def test_times_are_drawn_where_there_are_some():
+    forms = [f"plot-forms-{n}" for n in range(times.SHOWN)]
+    names = {"equivalent": [], "slower": ["plot-runtime"], "expected": forms,
+             "faster": ["plot-runtime", *forms]}  # fmt: skip
+    assert {name: [plot.name for plot in timed(name)] for name in names} == names
+
+
+def written(plot: Plot) -> list[str]:
+    """All text in a plot."""
+    return [element.text or "" for element in ET.fromstring(plot.svg).iter() if element.text]
+
+
+@pytest.mark.parametrize("name", ["faster", "expected", "recorded"])
+def test_every_form_is_drawn_with_its_time(name):
+    found = document(name)
+    groups = choices.weighed(found)[: times.SHOWN]
+    plots = [plot for plot in timed(name) if plot.name != "plot-runtime"]
+    for group, plot in zip(groups, plots, strict=True):
+        words = written(plot)
+        for choice in group.choices:
+            for option in choice["options"]:
+                time = option["time"]["median"] if option["time"] else option["predicted"]
+                told = "did not run" if option["failure"] else f"{wording.digits(time)} ms"
+                assert wording.form(option["form"]) in words
+                assert told in words
+
+
+def test_what_a_model_expects_is_drawn_as_such():
+    plot = timed("expected")[0]
+    assert wording.EXPECTED in plot.caption
+    told = {text for text in written(plot) if "measured" in text}
+    assert told == {"expected, not measured", "forward, expected, not measured"}
+    seen = set[bool]()
+    for group, plot in zip(choices.weighed(document("recorded")), timed("recorded"), strict=True):
+        options = [option for choice in group.choices for option in choice["options"]]
+        modelled = any(option["predicted"] for option in options)
+        assert any("expected" in text for text in [plot.caption, *written(plot)]) == modelled
+        assert "95 % intervals" in plot.caption
+        seen.add(modelled)
+    assert seen == {False, True}
 
 
 def test_the_culprits_are_marked():
@@ -96,7 +140,7 @@ def test_the_same_report_gives_the_same_plots(name):
 def replaced(value: Any, number: float | str) -> Any:
     """The document with another number in place of each that may be any."""
     if isinstance(value, dict):
-        fixed = ("rounding", "rule", "runtime", "edges", "seconds", "top1", "topk")
+        fixed = ("rounding", "rule", "runtime", "choices", "edges", "seconds", "top1", "topk")
         return {k: v if k in fixed else replaced(v, number) for k, v in value.items()}
     if isinstance(value, list):
         return [replaced(child, number) for child in value]

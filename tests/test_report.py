@@ -14,8 +14,10 @@ from jsonschema import Draft202012Validator
 from dwr_rewrite.document.reading import Document, parse, schema_text
 from dwr_rewrite.equivalence import comparison, evidence, statistics, tolerance, verification
 from dwr_rewrite.errors import DwrError, Rejection
+from dwr_rewrite.planner import Option
 from dwr_rewrite.report import SiteReport
 from dwr_rewrite.spec import ConvSpec
+from dwr_rewrite.timing import Energy, FreeSetting, Measurement, Runtime, Speedup, Time, TrialResult
 from tests.reports import REPORTS, VERDICTS, document
 
 SCHEMA = json.loads(schema_text())
@@ -64,6 +66,14 @@ CLASSES = {
     "culprits": (evidence.Culprits, ()),
     "gradient": (evidence.Gradient, ("passed",)),
     "training": (evidence.Training, ("passed",)),
+    "option": (Option, ()),
+    "time": (Time, ()),
+    "measurement": (Measurement, ()),
+    "speedup": (Speedup, ()),
+    "free_setting": (FreeSetting, ()),
+    "trial": (TrialResult, ()),
+    "energy": (Energy, ()),
+    "runtime": (Runtime, ()),
 }
 
 
@@ -81,7 +91,7 @@ def test_a_report_is_valid_and_has_its_verdict(name):
     assert found == report.to_dict()
 
 
-FREE = {"options", "environment", "versions", "shapes", "forms"}  # maps with keys of their own
+FREE = {"environment", "versions", "shapes", "forms", "facts"}  # maps with keys of their own
 
 
 def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
@@ -89,7 +99,7 @@ def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
     if isinstance(value, dict):
         for key, child in value.items():
             yield (*path, key)
-            if key not in FREE:
+            if key not in FREE and (*path, key) != ("options",):
                 yield from places(child, (*path, key))
     elif isinstance(value, list) and value:
         yield from places(value[0], (*path, 0))
@@ -104,7 +114,9 @@ def at(value: Any, path: tuple[Any, ...]) -> Any:
 @pytest.fixture(scope="module")
 def full():
     """A document with all parts, short enough to be validated a thousand times."""
-    found = document("refuted", timed=True)
+    found = document("refuted") | {"runtime": document("faster")["runtime"]}
+    (choice, *_) = document("faster")["sites"][4]["choices"]
+    found["sites"][0]["choices"] = [choice | {"form": choice["options"][0]["form"]}]
     check = found["verification"]
     check["training"] = document("trained")["verification"]["training"]
     for curve in ("truth", "reference", "candidate", "tolerance"):
@@ -171,12 +183,22 @@ DAMAGES = {
     "verification.surprise": (1, "$.verification: Additional properties are not allowed"),
     "sites.0.spec.kernel": ([], "$.sites[0].spec.kernel"),
     "sites.0.reason": ("why not", "$.sites[0].reason: 'why not'"),
+    "sites.0.choices.0.direction": ("backward", "choices[0].direction: 'backward' is not one of"),
+    "sites.0.choices.0.options.0.predicted": (0, "$.sites[0].choices[0].options[0].predicted: 0"),
+    "sites.0.choices.0.options.0.time.low": (0.0, "options[0].time.low: 0.0 is less than or equal"),
+    "sites.0.choices.0.form": (
+        "dense", "$.sites[0].choices[0].form: 'dense' is none of the options that have a time"),
+    "runtime.setting": ("cudnn", "$.runtime.setting: 'cudnn' is none of the settings"),
+    "runtime.settings.0.speedup.median": (-1, "$.runtime.settings[0].speedup.median: -1 is less"),
+    "runtime.trials.0.accepted": ("yes", "$.runtime.trials[0].accepted: 'yes' is not of type"),
+    "runtime.energy.reference": (None, "$.runtime.energy.reference: None is not of type"),
+    "runtime.facts.driver": (570, "$.runtime.facts.driver: 570 is not of type 'string'"),
     "runtime.measurements.0.unit": ("s", "$.runtime.measurements[0].unit: 's' is not one of"),
     "candidate.name": (3, "$.candidate.name: 3 is not of type"),
     "verdict": ("equivalent", "$.verdict: 'not equivalent' was expected"),
     "failures": ([], "$.failures: [] should be non-empty"),
     "verification.verdict": ("equivalent", "$.verdict: 'equivalent' was expected"),
-    "schema": (1, "is a report of schema 1, and this version reads schema 2"),
+    "schema": (2, "is a report of schema 2, and this version reads schema 3"),
     "notes": ("x" * 10_000, "$.notes: 'xxx"),
 }  # fmt: skip
 
@@ -204,7 +226,7 @@ def test_what_was_not_checked_is_called_nothing_else(verdict):
 NO_JSON = {
     "empty": "",
     "text": "verdict: equivalent",
-    "cut short": '{"schema": 2, "verdict"',
+    "cut short": '{"schema": 3, "verdict"',
     "NaN": '{"schema": NaN}',
     "Infinity": '{"schema": -Infinity}',
     "deep": "[" * 100_000,

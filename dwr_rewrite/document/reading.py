@@ -78,6 +78,7 @@ def violations(document: Document) -> Iterator[str]:
     worst = best_match(_validator().iter_errors(document))
     if worst is None:
         yield from _unequal_lengths(document["verification"] or {})
+        yield from _unfounded(document)
         return
     text = worst.message
     yield f"{worst.json_path}: {text if len(text) <= QUOTED else f'{text[:QUOTED]} ...'}"
@@ -106,6 +107,21 @@ def _unequal_lengths(check: Document) -> Iterator[str]:
                     f"$.verification.training.{curve}: {len(curves[curve])} steps, and "
                     f"{len(curves['truth'])} of the truth"
                 )
+
+
+def _unfounded(document: Document) -> Iterator[str]:
+    """What is said to be taken and is not in the list that it was taken from."""
+    for i, site in enumerate(document["sites"]):
+        for j, choice in enumerate(site["choices"]):
+            known = {o["form"] for o in choice["options"] if o["time"] or o["predicted"]}
+            if choice["form"] not in {"keep", *known}:
+                yield (
+                    f"$.sites[{i}].choices[{j}].form: {choice['form'][:QUOTED]!r} is none of the "
+                    f"options that have a time"
+                )
+    runtime = document["runtime"]
+    if runtime and runtime["setting"] not in {"", *(s["name"] for s in runtime["settings"])}:
+        yield f"$.runtime.setting: {runtime['setting'][:QUOTED]!r} is none of the settings"
 
 
 def printable(value: Any) -> Any:

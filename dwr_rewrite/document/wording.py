@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal
 
 Number = float | str | None
 """A number of a report: Infinity and NaN are strings there, None is no number."""
@@ -19,6 +20,42 @@ VERDICTS = {
     "not checked": "NOT CHECKED",
 }
 """The verdicts as headings."""
+
+CHOSEN = {
+    False: "Chosen is the fastest form, where it beats the depthwise one beyond doubt.",
+    True: "Chosen is the form that is expected to be fastest, where the error of the cost model "
+    "leaves no doubt that it beats the depthwise one. No clock has seen these times.",
+}
+"""How a form is chosen: by measurement, or by a model."""
+
+Status = Literal["faster", "slower", "alike", "kept", "alone", "modelled", "unknown"]
+"""What is known about speed: of both models; that the original was kept; only of convolutions taken
+alone; only what a cost model expects; nothing."""
+
+EXPECTED = "expected by the cost model, not measured"
+"""Of every time that no clock has seen."""
+
+SPEED: dict[Status, str] = {
+    "faster": "{factor} faster{interval} on {device}{against}.",
+    "slower": "Slower: {factor}{interval} on {device}{against}.",
+    "alike": "No difference in speed beyond doubt: {factor}{interval} on {device}{against}.",
+    "kept": "The original was kept: nothing was faster beyond doubt on {device}.",
+    "alone": "Speed: the convolutions were measured one by one; the two models were not.",
+    "modelled": "Speed: not measured; the forms were chosen by a cost model.",
+    "unknown": "Speed: not measured. Time both models on the device that will run them.",
+}
+"""What is known about speed, as a sentence."""
+
+SPEED_HEADINGS: dict[Status, str] = {
+    "faster": "{factor} faster",
+    "slower": "Slower: {factor}",
+    "alike": "As fast: {factor}",
+    "kept": "Original kept",
+    "alone": "Not measured",
+    "modelled": "Not measured",
+    "unknown": "Not measured",
+}
+"""The same in a few words."""
 
 
 def number(value: Number) -> str:
@@ -48,6 +85,33 @@ def cosine(value: Number) -> str:
 def times(value: Number) -> str:
     """A factor: 0.64 and a multiplication sign."""
     return NONE if value is None else f"{number(value)}{TIMES}"
+
+
+def digits(value: float) -> str:
+    """Three significant digits, or all before the point: ``4.00``, ``0.0201``, ``1,235``."""
+    if not 1e-4 <= value < 1e5:
+        return f"{value:.2e}"
+    return f"{value:,.0f}" if value >= 999.5 else f"{value:#.3g}".rstrip(".")
+
+
+def milliseconds(found: Mapping[str, float]) -> str:
+    """A time with its interval: ``4.00 ms [3.98, 4.05]``."""
+    return f"{digits(found['median'])} ms [{digits(found['low'])}, {digits(found['high'])}]"
+
+
+def factor(value: float) -> str:
+    """How many times faster: 1.34 and a multiplication sign."""
+    return f"{value:.2f}{TIMES}" if 0.095 <= value < 999.5 else times(value)
+
+
+def interval(found: Mapping[str, float]) -> str:
+    """Of a speedup: ``[1.31, 1.37]``."""
+    return "[{}, {}]".format(*(factor(found[end]).rstrip(TIMES) for end in ("low", "high")))
+
+
+def speedup(found: Mapping[str, float]) -> str:
+    """With its interval."""
+    return f"{factor(found['median'])} {interval(found)}"
 
 
 def percent(fraction: float) -> str:

@@ -1,10 +1,9 @@
-"""The plots of what was observed: errors against depth, errors and values of an output, times."""
+"""The plots of what was observed: errors against depth, errors and values of an output."""
 
 from __future__ import annotations
 
 import math
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from matplotlib.figure import Figure
 
@@ -21,7 +20,6 @@ def plots(document: Document) -> Iterator[Plot]:
     yield depth(document)
     yield histogram(document)
     yield scatter(document)
-    yield runtime(document)
 
 
 def depth(document: Document) -> Plot:
@@ -142,39 +140,3 @@ def scatter(document: Document) -> Plot:
         f"{number(max(map(abs, apart)))}."
     )
     return Plot(name, title, caption, draw(name, f"{title}: {caption}", 2.8, paint))
-
-
-def runtime(document: Document) -> Plot:
-    """Times of both models, where they were measured."""
-    name, title, found = "plot-runtime", "Speed", document["runtime"]
-    if found is None:
-        return Plot(name, title, "Speed: not measured. Time both models on the device that will "
-                    "run them; arithmetic alone does not tell.")  # fmt: skip
-    rows: Sequence[Document] = found["measurements"]
-
-    def paint(figure: Figure) -> None:
-        axes = figure.subplots()
-        for offset, (model, colour, _, _) in zip((-0.2, 0.2), MODELS, strict=True):
-            spans = [tuple(shown(r[model][k]) for k in ("low", "median", "high")) for r in rows]
-            places = [place + offset for place in range(len(rows))]
-            middle = [median for _, median, _ in spans]
-            axes.barh(places, middle, 0.36, color=colour, alpha=0.75, label=model)
-            axes.errorbar(middle, places, color=TEXT, linestyle="", capsize=2, elinewidth=1,
-                          xerr=[[max(0.0, m - low) for low, m, _ in spans],
-                                [max(0.0, high - m) for _, m, high in spans]])  # fmt: skip
-        names = [short(row["name"], 22) for row in rows]
-        axes.set_yticks(range(len(rows)), names, parse_math=False)
-        axes.tick_params(axis="y", length=0)
-        axes.grid(visible=False, axis="y")
-        axes.invert_yaxis()
-        axes.set_xlabel("median, ms")
-        legend(figure, axes)
-
-    caption = (
-        f"Paired measurements on {short(found['device'])}; shorter is faster. A line spans the "
-        f"confidence interval."
-    )
-    with warnings.catch_warnings():  # it measures with its own font; the page's may have the glyph
-        warnings.filterwarnings("ignore", "Glyph .* missing from font")
-        drawn = draw(name, f"{title}: {caption}", 1.2 + 0.45 * len(rows), paint)
-    return Plot(name, title, caption, drawn)

@@ -30,28 +30,6 @@ class Time:
 
 
 @dataclass(frozen=True, slots=True)
-class Measurement:
-    """One thing that was timed for both models.
-
-    Attributes:
-        name: what, for a person.
-        unit: of the times.
-        reference: of the original.
-        candidate: of the model in question.
-    """
-
-    name: str
-    unit: Literal["ms"] = field(default="ms", init=False)
-    reference: Time
-    candidate: Time
-
-    @classmethod
-    def of(cls, name: str, pair: Paired) -> Measurement:
-        """Of a pair of timings."""
-        return cls(name, Time.of(pair.reference), Time.of(pair.candidate))
-
-
-@dataclass(frozen=True, slots=True)
 class Speedup:
     """How many times faster a candidate is than its reference, with its 95 % interval.
 
@@ -69,6 +47,31 @@ class Speedup:
     def of(cls, pair: Paired) -> Speedup:
         """Of a pair of timings."""
         return cls(1 / pair.ratio, 1 / pair.interval.high, 1 / pair.interval.low)
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """One thing that was timed for both models.
+
+    Attributes:
+        name: what, for a person.
+        unit: of the times.
+        reference: of the original.
+        candidate: of the model in question.
+        speedup: how many times faster that is.
+    """
+
+    name: str
+    unit: Literal["ms"] = field(default="ms", init=False)
+    reference: Time
+    candidate: Time
+    speedup: Speedup
+
+    @classmethod
+    def of(cls, name: str, pair: Paired) -> Measurement:
+        """Of a pair of timings."""
+        times = Time.of(pair.reference), Time.of(pair.candidate)
+        return cls(name, *times, Speedup.of(pair))
 
 
 @dataclass(frozen=True, slots=True)
