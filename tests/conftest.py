@@ -12,6 +12,16 @@ if TYPE_CHECKING:
     from models.export import Exporter
 
 
+@pytest.fixture(autouse=True)
+def tuning_database(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> Path:
+    """Every test has a database of tuning results of its own, which is empty."""
+    path = tmp_path_factory.mktemp("tuning") / "tuning.sqlite3"
+    monkeypatch.setenv("DWR_TUNING_DATABASE", str(path))
+    return path
+
+
 class Exported(Protocol):
     def __call__(self, name: str, exporter: Exporter = "dynamo", *, fold: bool = True) -> Path: ...
 

@@ -21,6 +21,7 @@ from dwr_rewrite.equivalence.samples import KINDS
 from dwr_rewrite.errors import DwrError
 from models.handmade import chain, conv_model
 
+FIXED = "--policy", "blocks:32"
 COMMAND = [sys.executable, "-c", "from dwr_rewrite.cli.rewrite import main; main()"]
 
 
@@ -49,7 +50,7 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 def test_a_rewrite_prints_a_summary_and_writes_one_file(dwr, model, tmp_path):
-    code, out, err = dwr(model, "-o", tmp_path / "fast.onnx", "-v")
+    code, out, err = dwr(model, "-o", tmp_path / "fast.onnx", *FIXED, "-v")
     assert (code, err) == (0, "")
     assert "Equivalent." in out
     assert "n9: Conv 3x3 C=8 float32 -> dense precomputed" in out
@@ -83,8 +84,8 @@ def test_a_dry_run_writes_nothing(dwr, model, tmp_path):
 
 
 def test_a_pipe_carries_the_model_and_the_summary_goes_to_standard_error(model):
-    done = subprocess.run([*COMMAND, "-", "-o", "-"], input=model.read_bytes(), capture_output=True,
-                          check=True)  # fmt: skip
+    done = subprocess.run([*COMMAND, "-", "-o", "-", *FIXED], input=model.read_bytes(),
+                          capture_output=True, check=True)  # fmt: skip
     assert len(onnx.load_model_from_string(done.stdout).graph.node) == 20
     assert b"Equivalent." in done.stderr
     assert b"Written: standard output" in done.stderr
@@ -100,7 +101,7 @@ def test_nothing_to_do_is_said_and_is_no_failure(dwr, tmp_path):
 
 def test_restore_gives_the_file_back(dwr, model, tmp_path):
     for options in ([], ["--weights", "linked"]):
-        assert dwr(model, "-o", tmp_path / "fast.onnx", *options)[0] == 0
+        assert dwr(model, "-o", tmp_path / "fast.onnx", *FIXED, *options)[0] == 0
         code, out, _ = dwr(tmp_path / "fast.onnx", "-o", tmp_path / "back.onnx", "--restore")
         assert code == 0
         assert "Equivalent." in out
@@ -115,7 +116,7 @@ def test_real_inputs_and_shapes(dwr, model, tmp_path):
     items = f"x:{tmp_path}/x.npy", f"{tmp_path}/all.npz", f"x:{tmp_path}/one.npz"
     for item in items:
         code, out, err = dwr(
-            model, "-o", tmp_path / "f.onnx", "--input", item, "--shape", "x:2x8x9x9"
+            model, "-o", tmp_path / "f.onnx", *FIXED, "--input", item, "--shape", "x:2x8x9x9"
         )
         assert (code, err) == (0, "")
         assert "given" in out
@@ -131,7 +132,8 @@ def test_external_data_in_and_out(dwr, tmp_path):
     onnx.save(
         copy, tmp_path / "in.onnx", save_as_external_data=True, location="in.bin", size_threshold=0
     )
-    code, _, err = dwr(tmp_path / "in.onnx", "-o", tmp_path / "out.onnx", "--save-external-data")
+    code, _, err = dwr(tmp_path / "in.onnx", "-o", tmp_path / "out.onnx", "--save-external-data",
+                       *FIXED)  # fmt: skip
     assert (code, err) == (0, "")
     assert set(files(tmp_path)) == {"in.onnx", "in.bin", "out.onnx", "out.onnx.data"}
     written = onnx.load(tmp_path / "out.onnx", load_external_data=False)
@@ -165,7 +167,8 @@ def given(*options: str):
 
 def test_a_model_that_is_not_faster_is_kept_byte_for_byte(dwr, model, tmp_path):
     """No form is a thousand times faster, and every form is a thousandth as fast."""
-    command = [model, "-o", tmp_path / "fast.onnx", "--provider", "cpu", "--json", "--min-speedup"]
+    command = [model, "-o", tmp_path / "fast.onnx", *FIXED, "--provider", "cpu", "--json",
+               "--min-speedup"]  # fmt: skip
     code, out, _ = dwr(*command, "1000")
     kept = json.loads(out)
     assert code == 0
@@ -181,8 +184,29 @@ def test_a_model_that_is_not_faster_is_kept_byte_for_byte(dwr, model, tmp_path):
     assert (tmp_path / "fast.onnx").read_bytes() != model.read_bytes()
 
 
+def test_without_flags_it_says_what_it_rests_on(dwr, model, tmp_path):
+    """Whatever there is here: a GPU is measured, and without one the bytes are the same."""
+    code, out, err = dwr(model, "-o", tmp_path / "fast.onnx")
+    assert (code, err) == (0, "")
+    assert ("Measured on" in out) != ("There is no GPU here to measure on" in out)
+    if "Measured on" not in out or "Kept the original" in out:
+        assert (tmp_path / "fast.onnx").read_bytes() == model.read_bytes()
+
+
+def test_the_cpu_is_measured_where_the_user_says_so(dwr, model, tmp_path):
+    code, out, err = dwr(model, "-o", tmp_path / "fast.onnx", "--target", "cpu", "--json",
+                         "--budget", "60", "--min-speedup", "1000")  # fmt: skip
+    assert (code, err) == (0, "")
+    assert (tmp_path / "fast.onnx").read_bytes() == model.read_bytes()
+    report = json.loads(out)
+    assert report["notes"] == ["Measured on CPU (CPUExecutionProvider).",
+                               "Kept the original: no faster form on CPU."]  # fmt: skip
+    forms = {option["form"] for site in report["sites"] for option in site["choices"][0]["options"]}
+    assert forms == {"keep", "dense"}
+
+
 def test_a_model_that_is_not_faster_is_said_to_be_kept(dwr, model, tmp_path):
-    code, out, _ = dwr(model, "-o", tmp_path / "fast.onnx", "--provider", "cpu",
+    code, out, _ = dwr(model, "-o", tmp_path / "fast.onnx", *FIXED, "--provider", "cpu",
                        "--min-speedup", "1000")  # fmt: skip
     assert code == 0
     assert "Kept the original: no faster form on CPU" in out
@@ -193,8 +217,8 @@ def test_a_model_that_is_not_faster_is_said_to_be_kept(dwr, model, tmp_path):
 def test_a_kept_original_from_a_pipe_or_with_external_data_is_whole(dwr, model, tmp_path):
     onnx.save(onnx.load(model), tmp_path / "split.onnx", save_as_external_data=True,
               location="split.data", size_threshold=0)  # fmt: skip
-    code, _, _ = dwr(tmp_path / "split.onnx", "-o", tmp_path / "fast.onnx", "--provider", "cpu",
-                     "--min-speedup", "1000")  # fmt: skip
+    code, _, _ = dwr(tmp_path / "split.onnx", "-o", tmp_path / "fast.onnx", *FIXED,
+                     "--provider", "cpu", "--min-speedup", "1000")  # fmt: skip
     assert code == 0
     one, other = onnx.load(tmp_path / "fast.onnx"), onnx.load(model)
     assert [n.op_type for n in one.graph.node] == [n.op_type for n in other.graph.node]
@@ -202,11 +226,16 @@ def test_a_kept_original_from_a_pipe_or_with_external_data_is_whole(dwr, model, 
               for m in (one, other))  # fmt: skip
     assert next(arrays) == next(arrays)
     piped = subprocess.run(
-        [*COMMAND, "-", "-o", tmp_path / "piped.onnx", "--provider", "cpu", "--min-speedup", "1000",
-         "--save-external-data"], input=model.read_bytes(), capture_output=True, check=True,
+        [*COMMAND, "-", "-o", tmp_path / "piped.onnx", *FIXED, "--provider", "cpu",
+         "--min-speedup", "1000", "--save-external-data"],
+        input=model.read_bytes(), capture_output=True, check=True,
     )  # fmt: skip
     assert b"Kept the original" in piped.stdout
     assert onnx.load(tmp_path / "piped.onnx") == onnx.load(model)
+
+
+def damage_database() -> bool:
+    return Path(os.environ["DWR_TUNING_DATABASE"]).write_bytes(b"SQLite format 3 and no more") > 0
 
 
 MISTAKES = {
@@ -227,6 +256,23 @@ MISTAKES = {
     "output is a device": (lambda d: [d / "model.onnx", "-o", "/dev/null"], "not a regular file"),
     "unknown option": (lambda d: [d / "model.onnx", "--fast"], "--fast"),
     "policy": (given("--policy", "best"), "policy 'best'"),
+    "an option without a value": (given("--provider-option", "use_tf32"), "KEY=VALUE expected"),
+    "an option twice": (given(*("--provider-option", "a=1") * 2), "each key once"),
+    "options for a provider without any": (
+        given("--provider", "cpu", "--provider-option", "use_tf32=0"), "takes no options"),
+    "options for no provider": (given(*FIXED, "--provider-option", "use_tf32=0"), "name it"),
+    "a provider that is not there": (given("--provider", "abacus"), "this onnxruntime has"),
+    "a target that nobody knows": (given("--target", "abacus"), "no target is known as 'abacus'"),
+    "a target without a name": (given("--target", "!"), "the name of a device expected"),
+    "a target for a fixed policy": (given(*FIXED, "--target", "H200"), "leave one of them out"),
+    "a provider elsewhere": (given("--provider", "cpu", "--target", "H200"),
+                             "measures on CPU (CPUExecutionProvider), which is not the target"),
+    "no budget": (given("--budget", "nan"), "--budget"),
+    "a negative budget": (given("--budget", "-1"), "--budget"),
+    "an endless budget": (given("--budget", "inf"), "a finite number, 0 or more, expected"),
+    "slower on purpose": (given("--min-speedup", "0.9"), "1 or more expected"),
+    "a damaged database": (lambda d: given()(d) if damage_database() else [],
+                           "the tuning results cannot be used"),
     "weights": (given("--weights", "x"), "'x' is not one of 'precomputed', 'linked'"),
     "growth": (given("--max-growth", "lots"), "'lots'"),
     "regex": (given("--include", "["), "include '['"),
@@ -242,7 +288,8 @@ MISTAKES = {
     "the smallest failing model over the input": (
         lambda d: [(d / "model.onnx").rename(d / "r.minimal.onnx"), "-o", d / "o",
                    "--report", d / "r.json"], "would overwrite"),
-    "timed but not checked": (given("--provider", "cpu", "--no-verify"), "needs the check"),
+    "timed but not checked": (given(*FIXED, "--provider", "cpu", "--no-verify"),
+                              "needs the check"),
     "input of another kind": (given("--input", "n.txt"), "NAME:file.npy"),
     "json and a pipe": (lambda d: [d / "model.onnx", "-o", "-", "--json"], "--report"),
     "external data outside": (lambda d: [outside(d), "-o", d / "o"],
@@ -275,13 +322,15 @@ def test_a_wrong_rewrite_is_refused_and_nothing_is_written(dwr, model, tmp_path,
     right = Packing.pack
     monkeypatch.setattr(Packing, "pack", lambda *args: np.roll(right(*args), 1, axis=1))
     (tmp_path / "fast.onnx").write_bytes(b"precious")
-    code, out, err = dwr(model, "-o", tmp_path / "fast.onnx", "--report", tmp_path / "r.json")
+    code, out, err = dwr(
+        model, "-o", tmp_path / "fast.onnx", *FIXED, "--report", tmp_path / "r.json"
+    )
     assert (code, out) == (1, "")
     assert "not equivalent: site 'n9': its weight is another one" in err
     assert (tmp_path / "fast.onnx").read_bytes() == b"precious"
     report = json.loads((tmp_path / "r.json").read_text())
     assert (report["verdict"], report["candidate"]["name"]) == ("not equivalent", None)
-    code, out, _ = dwr(model, "-o", tmp_path / "fast.onnx", "--json")
+    code, out, _ = dwr(model, "-o", tmp_path / "fast.onnx", *FIXED, "--json")
     assert (code, json.loads(out)["verdict"]) == (1, "not equivalent")
 
 
@@ -299,7 +348,7 @@ def test_a_report_never_takes_a_models_place(report, lost, dwr, model, tmp_path)
 
 
 def test_no_verify_writes_without_a_comparison_and_says_so(dwr, model, tmp_path):
-    code, out, _ = dwr(model, "-o", tmp_path / "fast.onnx", "--no-verify")
+    code, out, _ = dwr(model, "-o", tmp_path / "fast.onnx", *FIXED, "--no-verify")
     assert code == 0
     assert "Not checked" in out
 
@@ -310,11 +359,11 @@ def test_a_model_that_cannot_run_anywhere_is_not_written(dwr, tmp_path):
     proto.opset_import.append(helper.make_opsetid("nobody", 1))
     proto.graph.output[0].name = "z"
     onnx.save(proto, tmp_path / "m.onnx")
-    code, _, err = dwr(tmp_path / "m.onnx", "-o", tmp_path / "o.onnx")
+    code, _, err = dwr(tmp_path / "m.onnx", "-o", tmp_path / "o.onnx", *FIXED)
     assert code in (1, 2)
     assert "Mystery" in err
     assert not (tmp_path / "o.onnx").exists()
-    assert dwr(tmp_path / "m.onnx", "-o", tmp_path / "o.onnx", "--no-verify")[0] == 0
+    assert dwr(tmp_path / "m.onnx", "-o", tmp_path / "o.onnx", *FIXED, "--no-verify")[0] == 0
 
 
 def test_a_random_model_cannot_be_compared(dwr, tmp_path):
@@ -323,7 +372,7 @@ def test_a_random_model_cannot_be_compared(dwr, tmp_path):
     proto.graph.node.append(helper.make_node("Add", ["y", "r"], ["z"]))
     proto.graph.output[0].name = "z"
     onnx.save(proto, tmp_path / "m.onnx")
-    code, _, err = dwr(tmp_path / "m.onnx", "-o", tmp_path / "o.onnx")
+    code, _, err = dwr(tmp_path / "m.onnx", "-o", tmp_path / "o.onnx", *FIXED)
     assert code == 1
     assert "two results for one input" in err
     assert not (tmp_path / "o.onnx").exists()
@@ -331,7 +380,7 @@ def test_a_random_model_cannot_be_compared(dwr, tmp_path):
 
 def test_the_time_limit_ends_the_check(dwr, model, tmp_path):
     code, _, err = dwr(
-        model, "-o", tmp_path / "fast.onnx", "--timeout", "1", "--shape", "x:256x8x9x9"
+        model, "-o", tmp_path / "fast.onnx", *FIXED, "--timeout", "1", "--shape", "x:256x8x9x9"
     )
     if code:  # a fast machine may be done within the second
         assert code == 1
@@ -342,15 +391,16 @@ def test_the_time_limit_ends_the_check(dwr, model, tmp_path):
 def test_a_crash_of_the_child_is_a_sentence(dwr, model, tmp_path, monkeypatch):
     crash = "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)"
     monkeypatch.setattr("dwr_rewrite.passes.onnx.check.WORKER", ["-c", crash])
-    code, _, err = dwr(model, "-o", tmp_path / "fast.onnx")
+    code, _, err = dwr(model, "-o", tmp_path / "fast.onnx", *FIXED)
     assert code == 1
     assert "SIGSEGV" in err
     assert not (tmp_path / "fast.onnx").exists()
 
 
 def test_ctrl_c_is_130_and_leaves_no_files(model, tmp_path):
-    child = subprocess.Popen([*COMMAND, model, "-o", tmp_path / "fast.onnx"], process_group=0,
-                             stdout=subprocess.PIPE, stderr=subprocess.PIPE)  # fmt: skip
+    command = [*COMMAND, model, "-o", tmp_path / "fast.onnx", *FIXED]
+    child = subprocess.Popen(command, process_group=0, stdout=subprocess.PIPE,
+                             stderr=subprocess.PIPE)  # fmt: skip
     deadline = time.monotonic() + 30
     while not any(p.is_dir() for p in tmp_path.iterdir()) and time.monotonic() < deadline:
         time.sleep(0.01)  # until the staging folder shows that the work is under way
@@ -368,7 +418,8 @@ def test_version_and_help(dwr):
     for option in ("--policy", "--weights", "--freeze-weights", "--include", "--exclude",
                    "--max-growth", "--dry-run", "--json", "--report", "--no-verify", "--seed",
                    "--save-external-data", "--restore", "--input", "--shape", "--timeout",
-                   "--version"):  # fmt: skip
+                   "--version", "--target", "--provider", "--provider-option", "--budget",
+                   "--min-speedup"):  # fmt: skip
         assert option in out
 
 
@@ -397,7 +448,7 @@ def test_a_huge_declared_group_is_refused_before_it_is_allocated(dwr, tmp_path):
 def test_initializers_keep_their_types(dwr, tmp_path):
     proto = conv_model(dtype="float16")
     onnx.save(proto, tmp_path / "m.onnx")
-    code, _, _ = dwr(tmp_path / "m.onnx", "-o", tmp_path / "o.onnx")
+    code, _, _ = dwr(tmp_path / "m.onnx", "-o", tmp_path / "o.onnx", *FIXED)
     assert code == 0
     stored = onnx.load(tmp_path / "o.onnx").graph.initializer
     assert {numpy_helper.to_array(t).dtype.name for t in stored} == {"float16"}

@@ -231,6 +231,12 @@ def test_the_smallest_model_never_takes_an_inputs_place(verify, original, fast, 
 
 MISTAKES = {
     "a provider for nothing": (lambda d, o: [o, o, "--provider", "cpu"], "add --time"),
+    "an option for nothing": (lambda d, o: [o, o, "--provider-option", "a=1"], "add --time"),
+    "an option that is none": (
+        lambda d, o: [o, o, "--time", "--provider-option", "=1"], "KEY=VALUE expected"),
+    "an option that the provider has not": (
+        lambda d, o: [o, o, "--time", "--provider", "cpu", "--provider-option", "a=1"],
+        "takes no options; found a"),
     "a provider that is not there": (
         lambda d, o: [o, o, "--time", "--provider", "abacus"], "abacus"),
     "no such file": (lambda d, o: [o, d / "none.onnx"], "no such file"),

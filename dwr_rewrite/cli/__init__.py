@@ -1,1 +1,1 @@
-"""The commands ``dwr-rewrite``, ``dwr-verify`` and ``dwr-report``, one file each."""
+"""The commands, one file each."""

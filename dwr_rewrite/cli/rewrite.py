@@ -12,7 +12,9 @@ from typing import Annotated, Literal
 import typer
 
 from dwr_rewrite.cli.shared import (
+    StoppedError,
     check_report,
+    parse_options,
     print_version,
     progress_bar,
     read_settings,
@@ -24,13 +26,14 @@ from dwr_rewrite.errors import DwrError, NotEquivalentError
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
-_WHAT, _CHECK, _OUT = "What to rewrite", "Proof", "Output"
-
+_WHAT, _FAST, _CHECK, _OUT = "What to rewrite", "Speed", "Proof", "Output"
 
 HELP = (
     "Rewrite the depthwise convolutions of an ONNX model as diagonal standard convolutions.\n\n"
-    "The result is compared with the original before anything is written, and a file that exists "
-    "is replaced only by a whole one.\n\n"
+    "Where there is a GPU, every form is measured on it, and the original is written, byte for "
+    "byte, unless the whole model is faster with what was chosen. The result is compared with the "
+    "original before anything is written, and a file that exists is replaced only by a whole "
+    "one.\n\n"
     "Exit codes: 0 written, or nothing to do; 1 not shown to be equivalent, nothing written; "
     "2 bad usage or input; 130 interrupted."
 )
@@ -48,9 +51,10 @@ def rewrite(
     ] = None,
     policy: Annotated[
         str,
-        typer.Option(help="Form of every site: blocks:N (groups of N channels), dense (one group) "
-                     "or keep.", rich_help_panel=_WHAT),
-    ] = "blocks:32",
+        typer.Option(help="auto gives every site the form that is fastest; blocks:N (groups of N "
+                     "channels), dense (one group) and keep give all of them one.",
+                     rich_help_panel=_WHAT),
+    ] = "auto",
     weights: Annotated[
         Literal["precomputed", "linked"],
         typer.Option(help="precomputed stores the diagonal weights; linked keeps the compact ones "
@@ -83,7 +87,8 @@ def rewrite(
                      rich_help_panel=_WHAT),
     ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show what would be done; run and write nothing.",
+        bool, typer.Option("--dry-run", help="Show what would be done, from what is known "
+                           "already; measure and write nothing.",
                            rich_help_panel=_OUT)
     ] = False,
     inputs: Annotated[
@@ -104,12 +109,29 @@ def rewrite(
     ] = 600.0,
     provider: Annotated[
         str | None,
-        typer.Option(help="Time both models on it (cuda, tensorrt, openvino, dml, cpu) and keep "
-                     "the original unless the rewritten one is faster.", rich_help_panel=_CHECK),
+        typer.Option(help="Measure with it: cuda, tensorrt, openvino, dml, cpu. By default a GPU, "
+                     "if there is one. With another policy than auto both models are timed on it, "
+                     "and the original is kept unless the rewritten one is faster.",
+                     rich_help_panel=_FAST),
     ] = None,
+    provider_options: Annotated[
+        list[str] | None,
+        typer.Option("--provider-option", metavar="KEY=VALUE", help="For the provider, as "
+                     "onnxruntime takes it: use_tf32=0; repeatable.", rich_help_panel=_FAST),
+    ] = None,
+    target_name: Annotated[
+        str | None,
+        typer.Option("--target", metavar="NAME", help="Device that the model is to be fast on: "
+                     "H200, or cpu for this CPU. Where it is not here, what was recorded of it "
+                     "decides, or a cost model.", rich_help_panel=_FAST),
+    ] = None,
+    budget: Annotated[
+        float, typer.Option(min=0, metavar="SECONDS", help="For measuring single convolutions.",
+                            rich_help_panel=_FAST)
+    ] = 120.0,
     min_speedup: Annotated[
-        float, typer.Option(min=0, help="How many times faster it has to be on --provider.",
-                            rich_help_panel=_CHECK)
+        float, typer.Option(min=0, help="How many times faster the model has to be.",
+                            rich_help_panel=_FAST)
     ] = 1.02,
     no_verify: Annotated[
         bool, typer.Option("--no-verify", help="Write without comparing the models.",
@@ -141,11 +163,15 @@ def rewrite(
     if output == "-" and json_:
         raise DwrError("--json and -o - both want standard output; use --report FILE.json")
     from dwr_rewrite.passes.onnx import files, serialize
-    from dwr_rewrite.passes.onnx.api import Run, Target
     from dwr_rewrite.passes.onnx.rewrite import Options
+    from dwr_rewrite.passes.onnx.run import Run
+    from dwr_rewrite.passes.onnx.tune.auto import Interrupted
+    from dwr_rewrite.passes.onnx.tune.ground import Target
 
     options = Options(policy, weights, freeze_weights, include or (), exclude or (),
                       parse_size(max_growth), restore)  # fmt: skip
+    faster_on = Target(provider, parse_options(provider_options or []), target_name, min_speedup,
+                       budget)  # fmt: skip
     source = files.read_stream(sys.stdin.buffer) if model == "-" else files.read(Path(model))
     target = None if dry_run or output == "-" else Path(output or "")
     if report is not None:
@@ -153,13 +179,13 @@ def rewrite(
             "which belongs to the input": source.files,
             "which is the output": files.with_data(target),
         })  # fmt: skip
-    settings = None
-    if not (no_verify or dry_run):
-        settings = read_settings(source.model, inputs or [], shapes or [], seed, timeout, report)
+    settings = read_settings(source.model, inputs or [], shapes or [], seed, timeout, report)
     with progress_bar() as progress:
         command = shlex.join(["dwr-rewrite", *sys.argv[1:]])
-        faster_on = None if provider is None else Target(provider, min_speedup)
-        configured = Run(options, settings, save_external_data, progress, command, faster_on)
+        configured = Run(
+            options, settings, not (no_verify or dry_run), save_external_data, progress, command,
+            faster_on, measure=not dry_run,
+        )  # fmt: skip
         try:
             result = configured(source, target)
         except NotEquivalentError as error:
@@ -169,6 +195,8 @@ def rewrite(
                 if json_:
                     sys.stdout.write(error.report.to_json())
             raise
+        except Interrupted as stopped:
+            raise StoppedError(str(stopped)) from None
     done = result.report
     if output == "-" and not dry_run:
         serialize.write(result.model, sys.stdout.buffer)

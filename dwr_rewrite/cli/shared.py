@@ -20,18 +20,24 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
     from dwr_rewrite.equivalence.plan import Settings
-    from dwr_rewrite.passes.onnx.check import Progress
     from dwr_rewrite.report import Report
+    from dwr_rewrite.tuning.tune import Progress
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells give it."""
+
+
+class StoppedError(DwrError):
+    """Ctrl-C, with something to say about what was done until then."""
+
+    exit_code = INTERRUPTED
 
 
 @contextmanager
 def progress_bar() -> Generator[Progress]:
     """A bar on standard error once the work has taken a second; none where that is no terminal."""
     if not sys.stderr.isatty():
-        yield lambda what: None
+        yield lambda what, done=0, total=0: None
         return
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
@@ -43,7 +49,14 @@ def progress_bar() -> Generator[Progress]:
     timer.daemon = True
     try:
         timer.start()
-        yield lambda what: bar.update(task, description=what)
+
+        def show(what: str, done: int = 0, total: int = 0) -> None:
+            of = f" ({done} of {total})" if total else ""
+            if not total:  # it is not counted: the bar only moves
+                bar.reset(task)
+            bar.update(task, description=f"{what}{of}", completed=done, total=total or None)
+
+        yield show
     finally:
         timer.cancel()
         bar.stop()
@@ -105,6 +118,22 @@ def read_settings(
         shapes=parse_shapes(shapes, names), given=parse_inputs(inputs, names), seed=seed,
         timeout=timeout, minimal=report and report.with_suffix(".minimal.onnx"),
     )  # fmt: skip
+
+
+def parse_options(texts: Sequence[str]) -> dict[str, str]:
+    """Reads ``KEY=VALUE`` items of ``--provider-option``.
+
+    Raises:
+        DwrError: one of them is none, or names a key again.
+    """
+    found: dict[str, str] = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not key or not equals or key in found:
+            raise DwrError(f"--provider-option {text!r}: KEY=VALUE expected, each key once, as in "
+                           f"use_tf32=0")  # fmt: skip
+        found[key] = value
+    return found
 
 
 def check_report(path: Path, models: Mapping[str, Iterable[Path]]) -> None:

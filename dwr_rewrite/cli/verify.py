@@ -12,6 +12,7 @@ import typer
 
 from dwr_rewrite.cli.shared import (
     check_report,
+    parse_options,
     print_version,
     progress_bar,
     read_settings,
@@ -57,6 +58,11 @@ def verify(
         typer.Option(help="What --time runs them on: cuda, tensorrt, openvino, dml, cpu. By "
                      "default a GPU, if there is one."),
     ] = None,
+    provider_options: Annotated[
+        list[str] | None,
+        typer.Option("--provider-option", metavar="KEY=VALUE", help="For --provider, as "
+                     "onnxruntime takes it: use_tf32=0; repeatable."),
+    ] = None,
     report: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the report: .json, .html or .md. If "
                                   "the check fails, the smallest model that still fails is "
@@ -81,8 +87,9 @@ def verify(
         owners = zip(belongs, (source.files for source in sources), strict=True)
         check_report(report, dict(owners))
     settings = read_settings(sources[0].model, inputs or [], shapes or [], seed, timeout, report)
-    if provider is not None and not time:
+    if (provider is not None or provider_options) and not time:
         raise DwrError("--provider says what --time runs on; add --time")
+    for_provider = parse_options(provider_options or [])
     with progress_bar() as progress:
         found = comparing.verify(
             *sources, settings, progress=progress,
@@ -92,8 +99,9 @@ def verify(
             from dwr_rewrite.passes.onnx.runtime import time_models
 
             timed = time_models(
-                reference, candidate, settings, provider=provider, progress=progress
-            )
+                reference, candidate, settings, provider=provider,
+                provider_options=for_provider, progress=progress,
+            )  # fmt: skip
             found = replace(found, runtime=timed.runtime)
     if report is not None:
         write_report(report, found)

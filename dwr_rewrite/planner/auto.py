@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import inf
 
 from dwr_rewrite.cost import Model
 from dwr_rewrite.errors import Rejection
@@ -72,7 +73,7 @@ def measured(
         sites: what to choose for.
         bench: the device.
         database: what it answered before, and where its answers go; None for neither.
-        budget: seconds for what the database does not hold.
+        budget: seconds for what the database does not hold; infinite for a bench that only reads.
         min_speedup: how many times faster than ``keep`` a form has to be.
         model: its expectations are shown beside the times; None for none.
         progress: told what is going on.
@@ -83,10 +84,13 @@ def measured(
     predict = None if model is None else expectation(model)
     found = {w: by_measurement(answer, min_speedup, predict) for w, answer in answers.items()}
     missed = len(questions) - len(found)
-    sentence = f"measured on {bench.device}"
+    sentence, why = f"measured on {bench.device}", "its size was not measured there"
+    if budget < inf:
+        why = "the time for measuring was used up before it"
     if missed:
-        sentence += f"; {missed} of {len(questions)} sizes were not reached within {budget:g} s"
-    return _plan(sites, found, Basis("measured", sentence))
+        limit = f" within {budget:g} s" if budget < inf else ""
+        sentence += f"; {missed} of {len(questions)} sizes were not reached{limit}"
+    return _plan(sites, found, Basis("measured", sentence), why)
 
 
 def modelled(sites: Sites, model: Model) -> Plan:
@@ -110,14 +114,12 @@ def expectation(model: Model) -> Predict:
     return predict
 
 
-def _plan(sites: Sites, found: Mapping[Workload, Choice], basis: Basis) -> Plan:
-    """The choices by site; one that lacks an answer in any direction is left as it is."""
+def _plan(sites: Sites, found: Mapping[Workload, Choice], basis: Basis, why: str = "") -> Plan:
+    """The choices by site; one that lacks an answer in any direction is left, and why."""
     choices, left = dict[str, tuple[Choice, ...]](), {**sites.left}
     for name, workloads in sites.workloads.items():
         if all(workload in found for workload in workloads):
             choices[name] = tuple(found[workload] for workload in workloads)
         else:
-            left[name] = Rejection("not-measured", "the time for measuring was used up before it")
+            left[name] = Rejection("not-measured", why)
     return Plan(basis, choices, left)
-
-

@@ -8,7 +8,6 @@ import sys
 import tempfile
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager, redirect_stdout
-from dataclasses import dataclass
 from typing import Any
 
 import onnx
@@ -16,53 +15,15 @@ import onnxruntime as ort
 
 from dwr_rewrite.equivalence.sample import first_line
 from dwr_rewrite.errors import DwrError
+from dwr_rewrite.passes.onnx.provider import CPU, CUDA, DIRECTML, Provider
 
-CPU = "CPUExecutionProvider"
-
-MEMORY = {
-    "CUDAExecutionProvider": "cuda",
-    "TensorrtExecutionProvider": "cuda",
-    "DmlExecutionProvider": "dml",
-}
-"""Where a provider keeps its tensors; all others take them from the host's memory."""
-
-PREFERRED = ("CUDAExecutionProvider", "DmlExecutionProvider")
+PREFERRED = (CUDA, DIRECTML)
 """Tried in this order where none is named; the CPU is what remains."""
 
 _TINY = """<ir_version: 8, opset_import: ["" : 17]>
     g (float[1,1,8,8] x) => (float[1,1,8,8] y) { y = Relu (x) }"""
 
 _ERROR = re.compile(r"\[E:onnxruntime[^\]]*\] (?:.*(?:with error|FAIL) ?: )?(.*)")
-
-
-@dataclass(frozen=True)
-class Provider:
-    """An execution provider and how it is set up.
-
-    Attributes:
-        name: as onnxruntime calls it.
-        options: for it.
-    """
-
-    name: str
-    options: Mapping[str, str]
-
-    @property
-    def memory(self) -> str:
-        """Where its tensors lie: ``cpu``, ``cuda`` or ``dml``."""
-        return MEMORY.get(self.name, "cpu")
-
-    @property
-    def device_id(self) -> int:
-        """Which of its devices it uses.
-
-        Raises:
-            DwrError: the option ``device_id`` is no number.
-        """
-        text = self.options.get("device_id", "0")
-        if not text.isdecimal():
-            raise DwrError(f"provider option device_id={text!r}: a number expected")
-        return int(text)
 
 
 def choose(wanted: str | None, options: Mapping[str, str]) -> Provider:

@@ -23,7 +23,7 @@ from dwr_rewrite.passes.onnx.graphs import (
 from dwr_rewrite.passes.onnx.match import Context, Left, Match, match
 from dwr_rewrite.passes.onnx.restore import restore
 from dwr_rewrite.passes.onnx.types import infer
-from dwr_rewrite.planner import Decision, Policy, Selection, decide
+from dwr_rewrite.planner import AUTO, Chooser, Decision, Policy, Selection, decide
 from dwr_rewrite.report import SiteReport
 
 OLDEST_OPSET, OLDEST_IR = 6, 3
@@ -34,7 +34,8 @@ class Options:
     """What the pass is asked to do; the command line has one flag for each field.
 
     Attributes:
-        policy: ``keep``, ``dense``, ``blocks`` or ``blocks:N``.
+        policy: ``auto`` (every site takes the form that is fastest), ``keep``, ``dense``,
+            ``blocks`` or ``blocks:N``.
         weights: ``precomputed`` stores the diagonal weight; ``linked`` keeps the compact one and
             builds the diagonal in the graph.
         freeze_weights: initializers that are also graph inputs stop being inputs.
@@ -44,7 +45,7 @@ class Options:
         restore: undo an earlier rewrite instead.
     """
 
-    policy: str = "blocks:32"
+    policy: str = AUTO
     weights: Literal["precomputed", "linked"] = "precomputed"
     freeze_weights: bool = False
     include: Sequence[str] = ()
@@ -53,29 +54,61 @@ class Options:
     restore: bool = False
 
 
-def rewrite(model: ModelProto, options: Options) -> list[SiteReport]:
-    """Rewrites ``model`` in place; returns what was seen, in graph order.
+Results = tuple[list[Scope], list[Match | Left]]
+"""The scopes of a model, and every convolution that was seen in them."""
+
+
+def find(model: ModelProto, options: Options) -> Results:
+    """The convolutions of a model, which is not changed, in graph order.
 
     Raises:
         DwrError: an option is wrong, or the model cannot be read.
     """
-    policy = Policy.parse(options.policy)
-    if options.weights not in ("precomputed", "linked"):
-        raise DwrError(f"weights {options.weights!r}: precomputed or linked expected")
+    check_options(options)
     selection = Selection.parse(options.include, options.exclude)
     _check_versions(model)
+    found = scopes(model)
+    overridable = frozenset[str]() if options.freeze_weights else _overridable(model)
+    context = Context(selection, overridable, cache(lambda: infer(model)))
+    return found, [_linkable(r, options) for scope in found for r in match(scope, context)]
+
+
+def check_options(options: Options) -> None:
+    """Refuses what cannot be asked for.
+
+    Raises:
+        DwrError: says what.
+    """
+    if options.policy != AUTO:
+        Policy.parse(options.policy)
+    if options.weights not in ("precomputed", "linked"):
+        raise DwrError(f"weights {options.weights!r}: precomputed or linked expected")
+    Selection.parse(options.include, options.exclude)
+
+
+def rewrite(model: ModelProto, options: Options, plan: Chooser | None = None) -> list[SiteReport]:
+    """Rewrites ``model`` in place; returns what was seen, in graph order.
+
+    Args:
+        model: the model.
+        options: what is asked.
+        plan: gives each site its form; the policy of the options by default.
+
+    Raises:
+        DwrError: an option is wrong, or the model cannot be read.
+    """
+    check_options(options)
     with quiet():
-        found = scopes(model)
         if options.restore:
-            return _restore(model, found, selection)
-        overridable = _overridable(model)
+            _check_versions(model)
+            selection = Selection.parse(options.include, options.exclude)
+            return _restore(model, scopes(model), selection)
         if options.freeze_weights:
-            _freeze(model, overridable)
-            overridable = frozenset()
-        context = Context(selection, overridable, cache(lambda: infer(model)))
-        results = [_linkable(r, options) for scope in found for r in match(scope, context)]
+            _freeze(model, _overridable(model))
+        found, results = find(model, options)
         sites = [result.site for result in results if isinstance(result, Match)]
-        decisions = iter(decide(sites, policy, options.max_growth))
+        chooser = Policy.parse(options.policy) if plan is None else plan
+        decisions = iter(decide(sites, chooser, options.max_growth))
         emitter, reports = Emitter(model, found), list[SiteReport]()
         for result in results:
             if isinstance(result, Left):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from dwr_rewrite.equivalence.plan import Settings
@@ -11,7 +11,9 @@ from dwr_rewrite.equivalence.samples import Shapes
 from dwr_rewrite.errors import DwrError
 from dwr_rewrite.passes.onnx import child
 from dwr_rewrite.passes.onnx.child import Progress
-from dwr_rewrite.timing import Measurement, Paired, Runtime
+from dwr_rewrite.passes.onnx.provider import Provider
+from dwr_rewrite.timing import Energy, Measurement, Paired, Runtime
+from dwr_rewrite.tuning import Device
 
 WORKER = ["-m", "dwr_rewrite.passes.onnx.runtime_worker"]
 """What Python runs as the child process."""
@@ -35,32 +37,34 @@ class RuntimeResult:
 
     Attributes:
         pair: the times of one inference.
-        device: what ran them, for a person.
-        on_target: whether that is what they are to be fast on. A CPU is so only where it was asked
-            for: one that stands in for a missing GPU decides nothing.
-        provider: of onnxruntime.
-        options: of the provider.
+        device: what ran them. A CPU is a target only where it was asked for: one that stands in for
+            a missing GPU decides nothing.
+        provider: of onnxruntime, with its options.
         shapes: of the inputs.
-        versions: of onnxruntime and what it runs on.
+        state: clocks, power and temperature after it, where the device tells them.
+        energy: of one inference, where the device counts it.
     """
 
     pair: Paired
-    device: str
-    on_target: bool
-    provider: str
-    options: Mapping[str, str]
+    device: Device
+    provider: Provider
     shapes: Shapes
-    versions: Mapping[str, str]
+    state: Mapping[str, str] = field(default_factory=dict[str, str])
+    energy: Energy | None = None
 
     @property
     def runtime(self) -> Runtime:
         """As reports have it."""
-        how = [self.provider, *(f"{key}={value}" for key, value in self.options.items())]
-        label = f"{self.device} ({', '.join(how)})"
-        if not self.on_target:
-            label += ", not the target"
         sizes = (f"{n} {'x'.join(map(str, s)) or 'scalar'}" for n, s in self.shapes.items())
-        return Runtime(label, (Measurement.of(f"inference, {', '.join(sizes)}", self.pair),))
+        measured = Measurement.of(f"inference, {', '.join(sizes)}", self.pair)
+        facts = {**self.device.facts, **self.state}
+        label = label_of(self.device, self.provider)
+        return Runtime(label, (measured,), energy=self.energy, facts=facts)
+
+
+def label_of(device: Device, provider: Provider) -> str:
+    """A device and how it is used, for a person."""
+    return f"{device.name} ({provider})" + ("" if device.target else ", not the target")
 
 
 def time_models(

@@ -14,13 +14,13 @@ import onnxruntime as ort
 from onnx import ModelProto, TensorProto, ValueInfoProto
 
 from dwr_rewrite.equivalence.sample import tensors
-from dwr_rewrite.equivalence.samples import Arrays, Declared, InputError
+from dwr_rewrite.equivalence.samples import Arrays, Declared
 from dwr_rewrite.equivalence.subject import Evaluation, Observe
 from dwr_rewrite.equivalence.tolerance import Rounding
 from dwr_rewrite.errors import DwrError
 from dwr_rewrite.passes.onnx.float64 import Float64Evaluator
 from dwr_rewrite.passes.onnx.fold import dtype_name, to_array
-from dwr_rewrite.passes.onnx.types import infer
+from dwr_rewrite.passes.onnx.types import declared, infer
 
 ENGINE = "onnxruntime CPU"
 
@@ -195,23 +195,3 @@ def _groups(values: Sequence[str], sizes: Mapping[str, int]) -> Iterator[list[st
         total += size
     if group:
         yield group
-
-
-def declared(model: ModelProto) -> Iterator[tuple[str, Declared]]:
-    """What has to be fed, by name: the graph inputs that are no initializers.
-
-    Raises:
-        InputError: one is no tensor.
-    """
-    stored = {tensor.name for tensor in model.graph.initializer}
-    for value in model.graph.input:
-        if value.name in stored:
-            continue
-        if not value.type.HasField("tensor_type"):
-            raise InputError(f"the input {value.name!r} is no tensor, and only tensors can be fed")
-        tensor = value.type.tensor_type
-        shape = tuple(d.dim_value or None for d in tensor.shape.dim)
-        yield (
-            value.name,
-            Declared(dtype_name(tensor.elem_type), shape if tensor.HasField("shape") else None),
-        )

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from math import prod
 
 import onnx
-from onnx import GraphProto, ModelProto, TensorProto, ValueInfoProto, helper, shape_inference
+from onnx import (
+    GraphProto,
+    ModelProto,
+    TensorProto,
+    TensorShapeProto,
+    ValueInfoProto,
+    helper,
+    shape_inference,
+)
 
+from dwr_rewrite.equivalence.samples import Declared, InputError, Shapes
 from dwr_rewrite.passes.onnx.fold import dtype_name
 from dwr_rewrite.passes.onnx.weights import Types
 
@@ -15,10 +24,17 @@ SMALL = 1024
 """Elements up to which a tensor stays in the skeleton: shapes and axes that inference reads."""
 
 
-def infer(model: ModelProto) -> Types:
-    """Types of the main graph's and the bodies' values; empty where inference fails."""
+def infer(model: ModelProto, shapes: Shapes | None = None) -> Types:
+    """Types of the main graph's and the bodies' values; empty where inference fails.
+
+    Args:
+        model: a model, which is not changed.
+        shapes: of its inputs, where they are fixed.
+    """
     try:
-        inferred = shape_inference.infer_shapes(_skeleton(model), data_prop=True)
+        skeleton = _skeleton(model)
+        _fix(skeleton.graph, shapes or {})
+        inferred = shape_inference.infer_shapes(skeleton, data_prop=True)
     except Exception:  # noqa: BLE001  a custom operator may make the C++ code throw anything
         inferred = onnx.ModelProto(graph=GraphProto(value_info=model.graph.value_info))
     types: dict[str, tuple[str, tuple[int | None, ...]]] = {}
@@ -33,6 +49,26 @@ def infer(model: ModelProto) -> Types:
     return types
 
 
+def declared(model: ModelProto) -> Iterator[tuple[str, Declared]]:
+    """What has to be fed, by name: the graph inputs that are no initializers.
+
+    Raises:
+        InputError: one is no tensor.
+    """
+    stored = {tensor.name for tensor in model.graph.initializer}
+    for value in model.graph.input:
+        if value.name in stored:
+            continue
+        if not value.type.HasField("tensor_type"):
+            raise InputError(f"the input {value.name!r} is no tensor, and only tensors can be fed")
+        tensor = value.type.tensor_type
+        shape = tuple(d.dim_value or None for d in tensor.shape.dim)
+        yield (
+            value.name,
+            Declared(dtype_name(tensor.elem_type), shape if tensor.HasField("shape") else None),
+        )
+
+
 def _types(values: Iterable[ValueInfoProto]) -> Types:
     return {
         value.name: (
@@ -45,6 +81,23 @@ def _types(values: Iterable[ValueInfoProto]) -> Types:
         for value in values
         if value.type.HasField("tensor_type") and value.type.tensor_type.HasField("shape")
     }
+
+
+def _fix(graph: GraphProto, shapes: Shapes) -> None:
+    """Writes the lengths of the inputs into a graph, wherever their names stand.
+
+    What the model notes of values between is taken away: it was noted for open lengths.
+    """
+    if not shapes:
+        return
+    for value in graph.input:
+        if value.name in shapes:
+            dims = [TensorShapeProto.Dimension(dim_value=length) for length in shapes[value.name]]
+            value.type.tensor_type.shape.CopyFrom(TensorShapeProto(dim=dims))
+    del graph.value_info[:]
+    for value in graph.output:
+        if value.type.HasField("tensor_type"):
+            value.type.tensor_type.ClearField("shape")
 
 
 def _skeleton(model: ModelProto) -> ModelProto:

@@ -46,7 +46,7 @@ def rewritten(model: ModelProto, **options) -> tuple[ModelProto, list[SiteReport
     before = model.SerializeToString(deterministic=True)
     copy = ModelProto()
     copy.CopyFrom(model)
-    sites = rewrite(copy, Options(**options))
+    sites = rewrite(copy, Options(**{"policy": "blocks:32", **options}))
     assert model.SerializeToString(deterministic=True) == before
     onnx.checker.check_model(copy, full_check=True)
     return copy, sites

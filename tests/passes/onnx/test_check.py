@@ -154,12 +154,12 @@ GIVEN = [
 @pytest.mark.parametrize(("inputs", "message"), GIVEN)
 def test_given_inputs_have_to_fit(inputs, message):
     with pytest.raises(DwrError, match=message):
-        onnx_rewrite(conv_model(), inputs=inputs)
+        onnx_rewrite(conv_model(), policy="blocks:32", inputs=inputs)
 
 
 def test_given_inputs_are_used():
     x = np.full((1, 8, 10, 9), 1e-3, "f4")
-    report = onnx_rewrite(conv_model(bias=False), inputs={"x": x}).report
+    report = onnx_rewrite(conv_model(bias=False), policy="blocks:32", inputs={"x": x}).report
     (given,) = (case for case in report.verification.cases if case.name == "given")
     assert given.comparisons[0].scale < 0.05
 
@@ -172,7 +172,7 @@ def test_a_model_in_memory_is_not_changed_and_a_failure_carries_its_report(monke
     right = Packing.pack
     monkeypatch.setattr(Packing, "pack", lambda *args: right(*args) * np.float32(1.001))
     with pytest.raises(NotEquivalentError) as failure:
-        onnx_rewrite(model)
+        onnx_rewrite(model, policy="blocks:32")
     assert failure.value.report.verification.verdict == "not equivalent"
     assert model.SerializeToString() == before
 

@@ -72,16 +72,18 @@ def test_the_inputs_own_data_file_is_never_overwritten(tmp_path):
     path = external_model(tmp_path, "b.onnx.data")
     before = (tmp_path / "b.onnx.data").read_bytes()
     with pytest.raises(DwrError, match=r"would overwrite .*b\.onnx\.data, which belongs to the"):
-        onnx_rewrite(path, tmp_path / "b.onnx", verify=False, save_external_data=True)
+        onnx_rewrite(
+            path, tmp_path / "b.onnx", policy="blocks:32", verify=False, save_external_data=True
+        )
     (tmp_path / "c.onnx").symlink_to(tmp_path / "b.onnx.data")
     with pytest.raises(DwrError, match="which belongs to the input"):
-        onnx_rewrite(path, tmp_path / "c.onnx", verify=False)
+        onnx_rewrite(path, tmp_path / "c.onnx", policy="blocks:32", verify=False)
     assert (tmp_path / "b.onnx.data").read_bytes() == before
 
 
 def test_the_size_before_counts_the_data_file(tmp_path):
     path = external_model(tmp_path, "weights.bin")
-    report = onnx_rewrite(path, verify=False).report
+    report = onnx_rewrite(path, policy="blocks:32", verify=False).report
     assert report.before.bytes == sum(f.stat().st_size for f in tmp_path.iterdir())
 
 
@@ -103,14 +105,14 @@ def test_a_full_disk_leaves_the_target_as_it_was(tmp_path, monkeypatch):
 
     monkeypatch.setattr(serialize, "write", full)
     with pytest.raises(DwrError, match="No space left on device"):
-        onnx_rewrite(chain(20), tmp_path / "fast.onnx", verify=False)
+        onnx_rewrite(chain(20), tmp_path / "fast.onnx", policy="blocks:32", verify=False)
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == {"fast.onnx": b"precious"}
 
 
 def test_what_does_not_fit_into_one_file_is_refused_or_moved_out(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "PROTOBUF_LIMIT", 4096)
     with pytest.raises(DwrError, match="more than the 2 GiB of one file"):
-        onnx_rewrite(chain(2000), tmp_path / "nodes.onnx", verify=False)
+        onnx_rewrite(chain(2000), tmp_path / "nodes.onnx", policy="blocks:32", verify=False)
     assert not list(tmp_path.iterdir())
     monkeypatch.setattr(files, "PROTOBUF_LIMIT", files.MARGIN + 4096)
     onnx_rewrite(chain(20, channels=16), tmp_path / "m.onnx", verify=False, policy="dense")

@@ -152,7 +152,7 @@ def test_wrong_options_are_named(options, message):
 ])  # fmt: skip
 def test_versions_out_of_range_are_refused(change, message):
     with pytest.raises(DwrError, match=message):
-        rewrite(conv_model(**change), Options())
+        rewrite(conv_model(**change), Options(policy="blocks:32"))
 
 
 LOOP = f"""{HEADER}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 
 import ml_dtypes
@@ -12,15 +11,19 @@ import onnxruntime as ort
 import pytest
 from onnx import ModelProto, TensorProto, helper
 
+from dwr_rewrite import nvidia
 from dwr_rewrite.equivalence.plan import Settings
 from dwr_rewrite.errors import DwrError
-from dwr_rewrite.passes.onnx import nvidia, providers
+from dwr_rewrite.passes.onnx import providers
 from dwr_rewrite.passes.onnx.bound import MOST_COPIES, Bound, copies, free_lengths, left_to_cpu
-from dwr_rewrite.passes.onnx.providers import CPU, Provider, choose
+from dwr_rewrite.passes.onnx.device import CACHE_BYTES, cache_bytes, describe, look, provider_of
+from dwr_rewrite.passes.onnx.provider import CPU, CUDA, DIRECTML, TENSORRT, Provider
+from dwr_rewrite.passes.onnx.providers import choose
 from dwr_rewrite.passes.onnx.runtime import RuntimeResult, time_models
-from dwr_rewrite.passes.onnx.runtime_worker import CACHE_BYTES, Timer
+from dwr_rewrite.passes.onnx.runtime_worker import joules_of
 from dwr_rewrite.report import plain
-from dwr_rewrite.timing import Paired, Timing
+from dwr_rewrite.timing import Energy, Paired, Timing
+from dwr_rewrite.tuning import Device
 from models.handmade import chain, conv_model
 from tests.passes.onnx.helpers import feeds_for, parse, run
 
@@ -207,9 +210,10 @@ def test_a_result_says_what_was_measured_and_where(tmp_path):
     path = save(tmp_path / "m.onnx", chain(20))
     steps: list[str] = []
     found = time_them(path, path, provider="cpu", progress=steps.append)
-    assert (found.pair.rounds, found.provider, found.on_target) == (1, CPU, True)
+    assert (found.pair.rounds, found.provider, found.device.target) == (1, HOST, True)
     assert found.shapes == {"x": (2, 16, 16, 16)}
-    assert found.versions["onnxruntime"] == ort.__version__
+    assert found.device.facts["onnxruntime"] == ort.__version__
+    assert found.runtime.facts == found.device.facts
     assert steps[-1] == "timing both models"
     document = plain(found.runtime)
     assert document["device"] == f"CPU ({CPU})"
@@ -223,13 +227,20 @@ def test_a_result_says_what_was_measured_and_where(tmp_path):
 def test_a_cpu_that_nobody_asked_for_is_not_the_target(tmp_path):
     path = save(tmp_path / "m.onnx", chain(3))
     found = time_them(path, path)
-    assert (found.provider, found.on_target) == (CPU, False)
+    assert (found.provider, found.device.target) == (HOST, False)
     assert found.runtime.device.endswith("not the target")
 
 
 def test_options_stand_beside_the_device():
     pair = Paired(Timing((1.0, 1.0)), Timing((1.0, 1.0)))
-    found = RuntimeResult(pair, "a GPU", True, "P", {"use_tf32": "0"}, {"x": (1, 3), "s": ()}, {})
+    device = Device("a GPU", "P", {"driver": "580"})
+    energy = Energy(1.0, 2.0, "by hand")
+    found = RuntimeResult(
+        pair, device, Provider("P", {"use_tf32": "0"}), {"x": (1, 3), "s": ()},
+        {"SM clock": "1980 MHz"}, energy,
+    )  # fmt: skip
+    assert found.runtime.facts == {"driver": "580", "SM clock": "1980 MHz"}
+    assert found.runtime.energy == energy
     assert found.runtime.device == "a GPU (P, use_tf32=0)"
     assert found.runtime.measurements[0].name == "inference, x 1x3, s scalar"
 
@@ -292,58 +303,73 @@ def test_a_crash_is_a_sentence(tmp_path, monkeypatch):
         time_them(path, path)
 
 
-# -------------------------------------------------------------------------------- NVIDIA's driver
+# --------------------------------------------------------------------------------- the device
 
-DRIVER = """
-#include <string.h>
-int cuInit(unsigned flags) { return flags; }
-int cuDriverGetVersion(int *version) { *version = 13020; return 0; }
-int cuDeviceGet(int *device, int index) { *device = index + 70; return index > 1; }
-int cuDeviceGetName(char *name, int size, int device)
-{ strncpy(name, device == 71 ? "NVIDIA Abacus" : "another", size); return 0; }
-int cuDeviceGetAttribute(int *value, int what, int device)
-{ *value = what == 38 ? 50 << 20 : -1; return device != 71; }
-unsigned long cudnnGetVersion(void) { return 91305; }
-"""
+
+def test_the_device_of_a_provider_is_told_with_all_that_times_depend_on():
+    found = look("cpu", {})
+    assert found.provider == HOST
+    assert (found.device.name, found.device.engine, found.device.target) == ("CPU", CPU, True)
+    assert {"onnxruntime", "onnxruntime build", "processor", "threads"} == set(found.device.facts)
+
+
+def test_a_device_that_does_not_answer_is_a_sentence(monkeypatch):
+    crash = "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)"
+    monkeypatch.setattr("dwr_rewrite.passes.onnx.device.JOBS", ["-c", crash])
+    with pytest.raises(DwrError, match="the process that looked for a GPU ended with SIGSEGV"):
+        look(None, {})
+
+
+ABACUS = nvidia.Gpu("NVIDIA Abacus", 50 << 20, "13.2")
 
 
 @pytest.fixture
-def driver(tmp_path, monkeypatch):
-    """A driver that knows the device 1."""
-    compiler = shutil.which("cc")
-    if compiler is None:
-        pytest.skip("no C compiler")
-    (tmp_path / "driver.c").write_text(DRIVER)
-    library = str(tmp_path / "libdriver.so")
-    subprocess.run([compiler, "-shared", "-fPIC", "-o", library, "driver.c"], cwd=tmp_path,
-                   check=True)  # fmt: skip
-    monkeypatch.setattr(nvidia, "DRIVER", library)
-    monkeypatch.setattr(nvidia, "CUDNN", library)
+def abacus(monkeypatch):
+    """The GPU 1 of this machine."""
+    monkeypatch.setattr(nvidia, "gpu", lambda index: ABACUS if index == 1 else None)
+    monkeypatch.setattr(nvidia, "driver_version", lambda: "580.82")
+    monkeypatch.setattr(nvidia, "cudnn_version", lambda: "9.13.5")
 
 
-@pytest.mark.usefixtures("driver")
-def test_the_driver_tells_of_a_device():
-    assert nvidia.gpu(1) == nvidia.Gpu("NVIDIA Abacus", 50 << 20, "13.2")
-    assert nvidia.cudnn_version() == "9.13.5"
-    assert nvidia.gpu(0) is None  # a call failed
-    assert nvidia.gpu(2) is None  # there is no such device
+@pytest.mark.usefixtures("abacus")
+def test_the_device_cache_and_versions_are_those_of_the_gpu():
+    provider = Provider(CUDA, {"device_id": "1", "use_tf32": "0"})
+    device = describe(provider, asked=False)
+    assert (device.name, device.engine, device.target) == ("NVIDIA Abacus", CUDA, True)
+    told = {"driver": "580.82", "CUDA driver": "13.2", "cuDNN": "9.13.5", "option use_tf32": "0"}
+    assert told.items() <= device.facts.items()
+    assert provider_of(device) == provider
+    assert cache_bytes(provider) == 50 << 20
+    directml = Provider(DIRECTML, {"device_id": "1"})
+    assert (describe(directml, False).name, cache_bytes(directml)) == ("device 1", CACHE_BYTES)
+    assert (describe(HOST, False).target, cache_bytes(HOST)) == (False, 0)
 
 
-def test_without_a_driver_nothing_is_told(monkeypatch):
-    monkeypatch.setattr(nvidia, "DRIVER", "libabacus.so.1")
-    monkeypatch.setattr(nvidia, "CUDNN", "libabacus.so.1")
-    assert nvidia.gpu(0) is None
-    assert nvidia.cudnn_version() is None
+@pytest.mark.parametrize(
+    ("provider", "tf32", "layout"),
+    [
+        (HOST, False, "nchw"),
+        (Provider(CUDA), True, "nchw"),
+        (Provider(CUDA, {"use_tf32": "0"}), False, "nchw"),
+        (Provider(CUDA, {"use_tf32": "False", "prefer_nhwc": "1"}), False, "channels_last"),
+        (Provider(CUDA, {"use_tf32": "true", "prefer_nhwc": "0"}), True, "nchw"),
+        (Provider(TENSORRT), True, "nchw"),
+        (Provider(DIRECTML, {"prefer_nhwc": "1"}), False, "nchw"),
+    ],
+)
+def test_options_tell_precision_and_layout(provider, tf32, layout):
+    assert (provider.tf32, provider.layout) == (tf32, layout)
 
 
-@pytest.mark.usefixtures("driver")
-def test_device_cache_and_versions_are_those_of_the_gpu():
-    timer = Timer.__new__(Timer)
-    timer.provider, timer.gpu = Provider("CUDAExecutionProvider", {}), nvidia.gpu(1)
-    assert timer.device == "NVIDIA Abacus"
-    assert timer.cache_bytes == 50 << 20
-    assert (timer.versions["CUDA driver"], timer.versions["cuDNN"]) == ("13.2", "9.13.5")
-    timer.provider, timer.gpu = Provider("DmlExecutionProvider", {"device_id": "1"}), None
-    assert (timer.device, timer.cache_bytes) == ("device 1", CACHE_BYTES)
-    timer.provider = HOST
-    assert (timer.device, timer.cache_bytes) == ("CPU", 0)
+def test_the_energy_of_a_run_is_what_the_counter_moved_by(monkeypatch):
+    """A device that takes 3 joules in a run, beside 1000 that were taken before."""
+    runs, now = [], [0.0]
+    monkeypatch.setattr(nvidia, "joules", lambda index: 1000.0 + 3.0 * len(runs))
+    monkeypatch.setattr("time.perf_counter", lambda: now[0])
+
+    def call():
+        runs.append(1)
+        now[0] += 0.25
+
+    assert joules_of(call, 0) == 3.0
+    assert len(runs) == 8

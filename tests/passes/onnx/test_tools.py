@@ -103,7 +103,7 @@ def test_the_onnx_package_has_depthwise_cases():
 def test_shufflenet_from_the_onnx_package(tmp_path):
     """IR 3; every weight comes out of a ConstantOfShape node."""
     path = BACKEND / "light" / "light_shufflenet.onnx"
-    result = onnx_rewrite(path, tmp_path / "fast.onnx")
+    result = onnx_rewrite(path, tmp_path / "fast.onnx", policy="blocks:32")
     assert len(result.report.changed) == 16
     assert result.report.verification.verdict == "equivalent"
     back = onnx_rewrite(tmp_path / "fast.onnx", restore=True)
@@ -114,13 +114,15 @@ def test_shufflenet_from_the_onnx_package(tmp_path):
     not SHARED_MODEL.exists(), reason="the shared models are not beside the checkout"
 )
 @pytest.mark.parametrize("options", [
-    dict(freeze_weights=True),
+    dict(freeze_weights=True, policy="blocks:32"),
     dict(freeze_weights=True, policy="dense"),
-    dict(weights="linked"),
-    dict(),
+    dict(weights="linked", policy="blocks:32"),
+    dict(policy="blocks:32"),
 ], ids=str)  # fmt: skip
 def test_a_trained_face_detector(options, tmp_path):
-    result = onnx_rewrite(SHARED_MODEL, tmp_path / "fast.onnx", **options)
+    result = onnx_rewrite(
+        SHARED_MODEL, tmp_path / "fast.onnx", **{"policy": "blocks:32", **options}
+    )
     report = result.report
     assert len(report.changed) == 18
     assert report.verification.verdict == "equivalent"
@@ -137,12 +139,12 @@ def test_a_trained_face_detector(options, tmp_path):
 def test_networks_as_torch_exports_them(name, exporter, exported, tmp_path):
     """Both exporters; torchscript unfolded, so that BatchNormalization nodes are there too."""
     path = exported(name, exporter, fold=exporter == "dynamo")
-    result = onnx_rewrite(path, tmp_path / "fast.onnx")
+    result = onnx_rewrite(path, tmp_path / "fast.onnx", policy="blocks:32")
     report = result.report
     assert len(report.changed) == models.zoo.ZOO[name].depthwise
     assert report.verification.verdict == "equivalent"
     assert {case.engine for case in report.verification.cases} == {"float64", "onnxruntime CPU"}
-    twice = onnx_rewrite(tmp_path / "fast.onnx", verify=False)
+    twice = onnx_rewrite(tmp_path / "fast.onnx", policy="blocks:32", verify=False)
     assert twice.report.changed == []
     assert twice.model == result.model
 
