@@ -239,7 +239,7 @@ def _forms(choice: Document) -> str:
 
 def _time(option: Document) -> str:
     milliseconds = choices.cost(option)
-    time = "did not run" if milliseconds is None else digits(milliseconds)
+    time = "not timed" if milliseconds is None else digits(milliseconds)
     return escape(f"{form_name(option['form'])} {time}")
 
 

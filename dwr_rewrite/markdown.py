@@ -169,7 +169,7 @@ def _times(choice: Document) -> tuple[str, str]:
 def _time(option: Document) -> str:
     time = choices.cost(option)
     if time is None:
-        return "did not run"
+        return "not timed"
     return digits(time) if option["time"] else f"{digits(time)} expected"
 
 

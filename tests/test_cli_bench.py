@@ -74,7 +74,7 @@ def test_show_lists_devices_and_versions(run):
     code, out, err = run("show")
     assert (code, err) == (0, "")
     lines = [line.split() for line in out.splitlines() if line.strip().startswith("Abacus")]
-    assert [line[:3] for line in lines] == [["Abacus", "9", "torch"]] * 2
+    assert [line[:3] for line in lines] == [["Abacus", "9,", "torch"]] * 2
     assert [line[-3:-1] for line in lines] == [["0.1.0", "1"]] * 2
     assert "driver ?[31m[red]9," in out  # neither colours nor markup of somebody else's
     assert "\x1b" not in out

@@ -222,7 +222,7 @@ def test_the_page_lists_every_form_of_every_size(visit, name):
             time, predicted = option["time"], option["predicted"]
             shown = (
                 f"{digits(time['median'])} [{digits(time['low'])}, {digits(time['high'])}]" if time
-                else f"did not run: {option['failure']}" if option["failure"]
+                else f"not timed: {option['failure']}" if option["failure"]
                 else f"{digits(predicted)} expected"
             )  # fmt: skip
             assert f"{form(option['form'])} {shown}" in text

@@ -256,7 +256,7 @@ def test_without_a_device_everything_is_kept_with_a_reason():
     assert plan.gains == {}
     kept = plan.recipe("first", SMALL.spec, "forward")
     assert kept == Rejection("not-measured", plan.basis.sentence)
-    assert "--target" in plan.basis.sentence
+    assert "no GPU" in plan.basis.sentence
 
 
 def test_a_plan_decides_sites_like_any_policy():

@@ -65,15 +65,15 @@ def show() -> None:
 
     with Database.open() as database:
         rows = [
-            (_shown(h.device.name), _shown(h.device.engine), _facts(h.device), _shown(h.version),
-             str(h.answers), h.newest[:16])
+            (f"{_shown(h.device.name)}, {_shown(h.device.engine)}\n{_facts(h.device)}",
+             _shown(h.version), str(h.answers), h.newest[:10])
             for h in database.holdings()
         ]  # fmt: skip
         calibrated = ", ".join(_shown(device.name) for device in database.calibrated())
         title = f"{database.path}"
     console = Console()
     if rows:
-        columns = ("device", "engine", "facts", "dwr-rewrite", "sizes", "newest (UTC)")
+        columns = ("device", "version", "sizes", "newest")
         console.print(_table(title, columns, rows))
     else:
         console.print(f"{title}: nothing was measured yet", markup=False, soft_wrap=True)

@@ -63,7 +63,7 @@ def find(choice: Document, form: str) -> Document | None:
 
 
 def cost(option: Document) -> float | None:
-    """Milliseconds: measured, or else expected; None for a form that did not run."""
+    """Milliseconds: measured, or else expected; None for a form that was not timed."""
     if option["time"]:
         return option["time"]["median"]
     return None if option["failure"] else option["predicted"]
@@ -81,7 +81,7 @@ def rule(document: Document) -> str:
 
 
 def ordered(choice: Document) -> list[Document]:
-    """The options: the one that was chosen first, then by time, then those that did not run."""
+    """The options: the one that was chosen first, then by time, then those that was not timed."""
 
     def key(option: Document) -> tuple[bool, bool, Any]:
         time = cost(option)

@@ -19,10 +19,7 @@ from dwr_rewrite.tuning.database import Database
 from dwr_rewrite.tuning.tune import Progress, tune
 from dwr_rewrite.workload import Workload
 
-NO_DEVICE = (
-    "there is no GPU here to measure on, and no --target names one, so that nothing is known to be "
-    "faster: every convolution is kept"
-)
+NO_DEVICE = "no form is known to be faster: there is no GPU here, and no target names one"
 
 
 @dataclass(frozen=True)

@@ -146,7 +146,7 @@ def _lane(axes: Axes, lane: int, option: Document, *, taken: bool) -> None:
         axes.plot([shown(expected)], [lane], "D", color=MUTED if time else colour, markersize=5,
                   markerfacecolor="none", label=ROLES[3])  # fmt: skip
     milliseconds = choices.cost(option)
-    words = "did not run" if milliseconds is None else f"{digits(milliseconds)} ms"
+    words = "not timed" if milliseconds is None else f"{digits(milliseconds)} ms"
     axes.text(1.02, lane, words, transform=axes.get_yaxis_transform(), va="center",
               color=BAD if milliseconds is None else TEXT if taken else MUTED,
               fontweight="bold" if taken else "normal")  # fmt: skip

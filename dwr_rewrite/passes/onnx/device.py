@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -18,6 +19,9 @@ JOBS = ["-m", "dwr_rewrite.passes.onnx.jobs"]
 
 OPTION = "option "
 """Begins the name of a fact that is an option of the provider."""
+
+INDEX = "device_id"
+"""The option that is no fact: equal devices of one machine give one answer."""
 
 CACHE_BYTES = 128 << 20
 """What the cache of a device is taken for that does not tell; an RTX 5090 has an L2 of 96 MiB."""
@@ -88,10 +92,11 @@ def describe(provider: Provider, asked: bool) -> Device:
     import onnxruntime
 
     gpu = gpu_of(provider)
+    options = {name: value for name, value in sorted(provider.options.items()) if name != INDEX}
     facts = {
         "onnxruntime": onnxruntime.__version__,
-        "onnxruntime build": str(onnxruntime.get_build_info()),
-        **{f"{OPTION}{name}": value for name, value in sorted(provider.options.items())},
+        "onnxruntime build": _build(str(onnxruntime.get_build_info())),
+        **{f"{OPTION}{name}": value for name, value in options.items()},
     }
     if gpu is None:
         name = "CPU" if provider.name == CPU else f"device {provider.device_id}"
@@ -130,6 +135,12 @@ def cache_bytes(provider: Provider) -> int:
         return 0
     gpu = gpu_of(provider)
     return CACHE_BYTES if gpu is None else gpu.l2_bytes
+
+
+def _build(told: str) -> str:
+    """The commit of a build, or all that it tells of itself."""
+    found = re.search(r"git-commit-id=(\w+)", told)
+    return found[1] if found else told
 
 
 def _threads() -> int:

@@ -134,7 +134,7 @@ class Run:
             report = self._report(source.name, output, sites, before, after)
             if chosen is not None:
                 report = _with_choices(report, chosen)
-                if not report.changed:
+                if not report.changed and not self.options.freeze_weights:
                     assert reference is not None
                     return self._keep(report, source, reference, output, stack)
             checked = self.verify and (report.changed or self.options.freeze_weights)

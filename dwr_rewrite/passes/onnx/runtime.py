@@ -56,7 +56,8 @@ class RuntimeResult:
     def runtime(self) -> Runtime:
         """As reports have it."""
         sizes = (f"{n} {'x'.join(map(str, s)) or 'scalar'}" for n, s in self.shapes.items())
-        measured = Measurement.of(f"inference, {', '.join(sizes)}", self.pair)
+        options = (f"{name}={value}" for name, value in self.provider.options.items())
+        measured = Measurement.of(", ".join(("inference", *sizes, *options)), self.pair)
         facts = {**self.device.facts, **self.state}
         label = label_of(self.device, self.provider)
         return Runtime(label, (measured,), energy=self.energy, facts=facts)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from math import inf
@@ -25,7 +26,7 @@ from dwr_rewrite.passes.onnx.tune.ground import Elsewhere, Here, Target, ground
 from dwr_rewrite.passes.onnx.tune.survey import first_shapes, sites_at
 from dwr_rewrite.passes.onnx.whole import stage
 from dwr_rewrite.planner import Attempt, Basis, Plan, settle
-from dwr_rewrite.planner.auto import NO_DEVICE, Sites, measured, modelled, nothing
+from dwr_rewrite.planner.auto import Sites, measured, modelled, nothing
 from dwr_rewrite.timing import FreeSetting, Paired, Runtime, Speedup, TrialResult
 from dwr_rewrite.tuning import Bench, Device
 from dwr_rewrite.tuning.database import Database
@@ -33,9 +34,9 @@ from dwr_rewrite.tuning.models import model_of
 from dwr_rewrite.tuning.recorded import Recorded
 from dwr_rewrite.tuning.tune import Progress, known
 
-WHAT_TO_DO = (
-    "run this where the GPU is, name the GPU with --target, or say --target cpu for a model that "
-    "is to be fast on this CPU"
+NO_GPU = (
+    "Kept the original: there is no GPU here to measure on. Run this where the GPU is, name it "
+    "with --target, or say --target cpu if the model is to be fast on this CPU."
 )
 ENGINE = "ExecutionProvider"
 """Ends the engine of every device that onnxruntime measured."""
@@ -113,7 +114,7 @@ class Auto:
                 return self._here(model, path, where.bench, database)
             if isinstance(where, Elsewhere):
                 return self._elsewhere(model, path, where, database)
-            return Chosen(nothing(), notes=(sentence(nothing(f"{NO_DEVICE}; {WHAT_TO_DO}")),))
+            return Chosen(nothing(), notes=(NO_GPU,))
 
     def _bench(self, provider: str | None) -> ProviderBench:
         return self.engine.bench(provider, self.target.options)
@@ -127,7 +128,8 @@ class Auto:
             if not self.measure:
                 return _dry(sites_at(model, self.options, shapes, bench.provider), bench, database)
             free = self.engine.free(path, self.settings, bench.provider, self.progress)
-            setting, provider = best(free, bench.provider)
+            given = bench.provider
+            setting, provider = best(free, given)
             if setting:
                 bench = self.engine.bench(provider.name, provider.options)
             sites = sites_at(model, self.options, shapes, bench.provider)
@@ -136,7 +138,7 @@ class Auto:
                     sites, bench, database, budget=self.target.budget, progress=self.progress,
                     min_speedup=self.target.min_speedup, model=_expectation(bench.device, database),
                 )  # fmt: skip
-                return self._settled(plan, path, bench, free, setting)
+                return self._settled(plan, path, bench, given, free, setting)
             except KeyboardInterrupt:
                 raise Interrupted(len(known(sites.questions, bench.device, database))) from None
         except DwrError as error:
@@ -146,19 +148,26 @@ class Auto:
             return _told(nothing(f"{why}: {error}"))
 
     def _settled(
-        self, plan: Plan, path: Path, bench: ProviderBench, free: tuple[FreeSetting, ...],
-        setting: str,
+        self, plan: Plan, path: Path, bench: ProviderBench, given: Provider,
+        free: tuple[FreeSetting, ...], setting: str,
     ) -> Chosen:  # fmt: skip
-        """The plan that makes the whole model faster, under the best free setting."""
+        """The plan that makes the whole model faster, under the best free setting.
+
+        It has to make it faster as the provider was given too: nobody has to follow advice for his
+        model not to become slower.
+        """
         found: list[RuntimeResult] = []
 
         def trial(plan: Plan) -> Paired:
             self.progress(f"timing the whole model, sites rewritten: {len(plan.gains)}")
-            found.append(self._time(plan, path, bench.provider))
-            return found[-1].pair
+            found[:] = [self._time(plan, path, bench.provider)]
+            if not setting or not found[0].pair.is_faster(self.target.min_speedup):
+                return found[0].pair
+            found.append(self._time(plan, path, given))
+            return found[0].pair if found[1].pair.is_faster() else found[1].pair
 
         settled = settle(plan, trial, self.target.min_speedup)
-        runtime = _runtime(bench, found[-1] if found else None, free, setting, settled.attempts)
+        runtime = _runtime(bench, found, free, setting, settled.attempts)
         chosen = _told(settled.plan, runtime)
         if settled.plan.gains:
             return chosen
@@ -221,15 +230,17 @@ def _expectation(device: Device, database: Database) -> Model | None:
 
 def _runtime(
     bench: ProviderBench,
-    last: RuntimeResult | None,
+    last: Sequence[RuntimeResult],
     free: tuple[FreeSetting, ...],
     setting: str,
     attempts: tuple[Attempt, ...],
 ) -> Runtime | None:
     """What was timed of the whole model; None where that is nothing."""
     trials = tuple(TrialResult(a.sites, Speedup.of(a.pair), a.faster) for a in attempts)
-    if last is not None:
-        return replace(last.runtime, setting=setting, settings=free, trials=trials)
+    if last:
+        rows = tuple(row for result in last for row in result.runtime.measurements)
+        runtime = last[0].runtime
+        return replace(runtime, measurements=rows, setting=setting, settings=free, trials=trials)
     if not free:
         return None
     label = label_of(bench.device, bench.provider)

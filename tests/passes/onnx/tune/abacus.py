@@ -64,13 +64,17 @@ class AbacusBench:
 
 @dataclass
 class Abacus:
-    """Forms take the seconds of ``form``; a model takes those of its nodes by ``node``."""
+    """Forms take the seconds of ``form``; a model takes those of its nodes by ``node``.
+
+    ``needs`` names a provider option without which a rewritten model is slower.
+    """
 
     form: Seconds = slower
     node: Mapping[str, float] = field(default_factory=dict)
     name: str = NAME
     target: bool = True
     settings: tuple[FreeSetting, ...] = ()
+    needs: str = ""
     patience: int = 1 << 30
     refusal: str = ""
     asked: list[Workload] = field(default_factory=list)
@@ -89,7 +93,10 @@ class Abacus:
         convolution one millisecond."""
         changed = [rewritten_nodes(path) for path in models]
         self.timed.append((provider, changed[1]))
-        pair = Paired(*(samples(1e-2 + self._gain(names)) for names in changed))
+        gains = [self._gain(names) for names in changed]
+        if self.needs and self.needs not in provider.options:
+            gains[1] = -gains[1]
+        pair = Paired(*(samples(1e-2 + gain) for gain in gains))
         return RuntimeResult(pair, Device(self.name, provider.name, {}), provider, {"x": (2, 3)})
 
     def _gain(self, names: Sequence[str]) -> float:

@@ -7,7 +7,7 @@ import io
 import numpy as np
 import onnx
 import pytest
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 
 from dwr_rewrite.equivalence.plan import Settings
 from dwr_rewrite.errors import DwrError
@@ -143,6 +143,16 @@ def test_without_the_check_a_faster_model_is_written_all_the_same(model, tmp_pat
     assert result.report.verdict == "not checked"
 
 
+def test_weights_are_frozen_though_no_form_is_faster(model, tmp_path):
+    overridable, output = onnx.load(model), tmp_path / "out.onnx"
+    for tensor in overridable.graph.initializer:
+        value = helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
+        overridable.graph.input.append(value)
+    onnx.save(overridable, model)
+    run(Abacus(slower), model, output, options=Options(freeze_weights=True), verify=False)
+    assert [value.name for value in onnx.load(output).graph.input] == ["x"]
+
+
 # ---------------------------------------------------------------------------- settings come first
 
 
@@ -160,9 +170,24 @@ def test_both_models_are_given_the_best_setting_that_rounds_alike(model):
     options = {"use_tf32": "0"}
     report = run(engine, model, target=Target(options=options)).report
     used = Provider(CUDA, {**options, "prefer_nhwc": "1"})
-    assert [provider for provider, _ in engine.timed] == [used]
+    given = Provider(CUDA, options)
+    assert [provider for provider, _ in engine.timed] == [used, given]
+    names = [row.name for row in report.runtime.measurements]
+    assert names == [f"inference, x 2x3, {p}" for p in ("use_tf32=0, prefer_nhwc=1", "use_tf32=0")]
     assert {(w.layout, w.tf32) for w in engine.asked} == {("channels_last", False)}
     assert (report.runtime.setting, report.runtime.settings) == ("prefer_nhwc=1", settings)
+
+
+def test_what_is_faster_only_with_advice_is_not_taken(model, tmp_path):
+    """The whole plan, and then the better half of it, is slower as the provider was given."""
+    settings = (setting("prefer_nhwc=1", 1.5),)
+    engine = Abacus(faster, settings=settings, needs="prefer_nhwc")
+    output = tmp_path / "out.onnx"
+    report = run(engine, model, output).report
+    assert output.read_bytes() == model.read_bytes()
+    assert [trial.accepted for trial in report.runtime.trials] == [False, False]
+    assert all(trial.speedup.high < 1 for trial in report.runtime.trials)
+    assert len(engine.timed) == 4
 
 
 def test_settings_are_told_though_no_form_is_faster(model):
@@ -293,8 +318,8 @@ def test_without_any_device_the_original_is_kept_and_what_to_do_is_said(model, t
     result = run(Abacus(faster, target=False), model, tmp_path / "fast.onnx")
     assert (tmp_path / "fast.onnx").read_bytes() == model.read_bytes()
     (note,) = result.report.notes
-    assert note.startswith("There is no GPU here to measure on, and no --target names one")
-    assert note.endswith("or say --target cpu for a model that is to be fast on this CPU.")
+    assert note.startswith("Kept the original: there is no GPU here")
+    assert note.endswith("or say --target cpu if the model is to be fast on this CPU.")
     assert set(codes(result).values()) == {"not-measured"}
 
 
@@ -313,7 +338,7 @@ def test_a_model_without_sites_needs_no_device(tmp_path):
 def test_by_default_nothing_is_measured_on_a_cpu(model, tmp_path):
     report = onnx_rewrite(model, tmp_path / "fast.onnx").report
     assert (tmp_path / "fast.onnx").read_bytes() == model.read_bytes()
-    assert report.notes[0].startswith("There is no GPU here to measure on")
+    assert report.notes[0].startswith("Kept the original: there is no GPU here")
     with Database.open() as database:
         assert database.devices() == []
 
