@@ -3,7 +3,8 @@ BIN := .venv/bin
 STAMP := .venv/.stamp
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test check gpu-bench clean
+.PHONY: help venv demo test check gpu-bench gpu-there gpu-layers gpu-kernels gpu-fit gpu-paper \
+  gpu-models clean
 
 help:  ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -22,7 +23,7 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)  ## Build MobileNetV2, rewrite it into demo/fast.onnx and show that it is the same
 	@mkdir -p demo
 	@test -f demo/mobilenet_v2.onnx || $(BIN)/python -m models.export hf_mobilenet_v2 demo/mobilenet_v2.onnx
-	@$(BIN)/dwr-rewrite demo/mobilenet_v2.onnx -o demo/fast.onnx --report demo/report.html
+	@$(BIN)/dwr-rewrite demo/mobilenet_v2.onnx -o demo/fast.onnx --policy blocks:32 --report demo/report.html
 
 check: $(STAMP)  ## Lint, check formatting, types and layering
 	@$(BIN)/ruff check
@@ -36,17 +37,40 @@ test: check  ## Run the checks and all tests
 GPU_PYTHON ?= $(BIN)/python
 GPU_SHARDS ?= 4
 GPU_MINUTES ?= 8
+GPU_BUILD ?= build/gpu
+SHARDS = $$(seq 0 $$(($(GPU_SHARDS) - 1)))
 
-gpu-bench:  ## Measure the layers on this machine's GPU; run it again to go on
+# $(call shards,STUDY): measures every part of a study for GPU_MINUTES, then writes its tables
+define shards
+	@mkdir -p $(GPU_BUILD)
+	@for i in $(SHARDS); do \
+	  $(GPU_PYTHON) -m benchmarks.$(1) --out $(GPU_BUILD)/$(1)-$$i-of-$(GPU_SHARDS).jsonl \
+	    --shard $$i/$(GPU_SHARDS) --minutes $(GPU_MINUTES) --resume || exit 1; done
+	@$(GPU_PYTHON) -m benchmarks.$(1) --merge $(GPU_BUILD)/$(1)-*-of-$(GPU_SHARDS).jsonl
+endef
+
+gpu-bench: gpu-layers gpu-kernels gpu-fit gpu-paper gpu-models  ## Measure all on this machine's GPU; run it again to go on
+
+gpu-there:
 	@$(GPU_PYTHON) -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' || { \
 	  echo "gpu-bench needs a CUDA device that torch sees; set GPU_PYTHON to a python whose torch does." >&2; \
 	  exit 1; }
-	@mkdir -p build/gpu
-	@for i in $$(seq 0 $$(($(GPU_SHARDS) - 1))); do \
-	  $(GPU_PYTHON) -m benchmarks.layers --out build/gpu/layers-$$i-of-$(GPU_SHARDS).jsonl \
-	    --shard $$i/$(GPU_SHARDS) --minutes $(GPU_MINUTES) --resume || exit 1; done
-	@$(GPU_PYTHON) -m benchmarks.layers --merge build/gpu/layers-*-of-$(GPU_SHARDS).jsonl
+
+gpu-layers: gpu-there
+	$(call shards,layers)
 	@$(GPU_PYTHON) -m benchmarks.roofline benchmarks/results/*/layers.json
+
+gpu-kernels: gpu-there
+	$(call shards,kernels_used)
+
+gpu-fit: gpu-layers
+	@$(GPU_PYTHON) -m benchmarks.fit_cost
+
+gpu-paper: gpu-there
+	$(call shards,paper_table)
+
+gpu-models: gpu-there
+	$(call shards,models)
 
 clean:  ## Remove the environment, caches and demo output
 	rm -rf .venv demo dist build .pytest_cache .ruff_cache .hypothesis

@@ -9,9 +9,8 @@ from torch import Tensor
 
 from benchmarks._layers_cudnn import forced_by, operator
 from benchmarks._layers_operands import Operands
-from benchmarks._layers_shapes import Direction
 from benchmarks._layers_work import Group, Way
-from dwr_rewrite.passes.fx.functional import Geometry, Widths, convolve, pack, unpack
+from dwr_rewrite.passes.fx.functional import Geometry, Widths, convolve, gradient_of, pack
 
 aten = torch.ops.aten
 Call = Callable[[int], Tensor]
@@ -19,25 +18,14 @@ Call = Callable[[int], Tensor]
 MODES = {"compile": "default", "max-autotune": "max-autotune-no-cudagraphs"}
 """torch.compile's mode; the clock captures the graphs itself."""
 
+WHICH = {"grad_input": 0, "grad_weight": 1}
+"""Of the results of a backward."""
+
 
 def forward(
     x: Tensor, packed: Tensor, bias: Tensor | None, geometry: Geometry, width: int
 ) -> Tensor:
     return aten.convolution(x, packed, bias, *geometry.arguments(width))
-
-
-def gradient_of(
-    direction: Direction, gradient: Tensor, x: Tensor, weight: Tensor, geometry: Geometry,
-    width: int,
-) -> Tensor:  # fmt: skip
-    """The operators that the backward of :func:`convolve` runs; a test holds them together."""
-    which = 0 if direction == "grad_input" else 1
-    packing = geometry.packing(width)
-    found = aten.convolution_backward(
-        gradient, x, pack(weight, packing), None, *geometry.arguments(width),
-        [which == 0, which == 1, False],
-    )[which]  # fmt: skip
-    return found if which == 0 else unpack(found, packing)
 
 
 def call_of(group: Group, way: Way, given: Operands, rotated: int) -> Call:
@@ -55,10 +43,10 @@ def call_of(group: Group, way: Way, given: Operands, rotated: int) -> Call:
         return _compiled(group, given, MODES[way.setting])
     geometry, width = group.layer.geometry, way.width
     if group.direction != "forward":
+        which = WHICH[group.direction]
         return lambda i: gradient_of(
-            group.direction, _turn(given.gradient, i), _turn(given.x, i), given.weight, geometry,
-            width,
-        )  # fmt: skip
+            _turn(given.gradient, i), _turn(given.x, i), given.weight, geometry, width, which
+        )
     if way.precomputed or way.form == "keep":
         stored = [pack(given.weight, geometry.packing(width)) for _ in range(rotated)]
         return lambda i: forward(_turn(given.x, i), _turn(stored, i), given.bias, geometry, width)
@@ -76,7 +64,7 @@ def _compiled(group: Group, given: Operands, mode: str) -> Call:
     def plain(x: Tensor, gradient: Tensor | None, weight: Tensor, bias: Tensor | None) -> Tensor:
         if gradient is None:
             return forward(x, weight, bias, geometry, 1)
-        return gradient_of(group.direction, gradient, x, weight, geometry, 1)
+        return gradient_of(gradient, x, weight, geometry, 1, WHICH[group.direction])
 
     run = torch.compile(plain, mode=mode, dynamic=False, fullgraph=True)
     gradients: Sequence[Tensor | None] = given.gradient or [None]

@@ -15,11 +15,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from benchmarks._layers_calls import forward, gradient_of
+from benchmarks._layers_calls import WHICH, forward
 from benchmarks._layers_cudnn import settings
 from benchmarks._layers_operands import Operands
 from benchmarks._layers_work import DType, Group
 from dwr_rewrite.equivalence.tolerance import TF32, UNIT_ROUNDOFF, Rounding
+from dwr_rewrite.passes.fx.functional import gradient_of
 
 NAMES = {"bf16": "bfloat16", "fp16": "float16", "tf32": "float32", "fp32": "float32"}
 
@@ -92,7 +93,7 @@ def _magnitude(group: Group, given: Operands) -> Tensor:
             bias = None if given.bias is None else given.bias.float().abs()
             return forward(x, weight, bias, geometry, 1)
         gradient = given.gradient[0].float().abs()
-        return gradient_of(group.direction, gradient, x, weight, geometry, 1)
+        return gradient_of(gradient, x, weight, geometry, 1, WHICH[group.direction])
 
 
 def poison(like: Tensor) -> None:

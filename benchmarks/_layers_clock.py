@@ -12,6 +12,10 @@ from typing import Protocol
 import torch
 
 from benchmarks._layers_calls import Call
+from dwr_rewrite.passes.fx.tune.clock import between_events
+from dwr_rewrite.timing import DECISIVE
+from dwr_rewrite.timing.measure import turns
+from dwr_rewrite.timing.statistics import PER_ROUND
 
 Sampler = Callable[[], float]
 """Microseconds per call, over one replay."""
@@ -22,7 +26,8 @@ class Effort:
     """How long a group is measured.
 
     Attributes:
-        rounds: fewest and most rounds; a round takes one sample of every way.
+        rounds: fewest and most rounds; a round takes two samples of every way, and with fewer than
+            twelve nothing is decided (`dwr_rewrite.timing`).
         seconds: what all rounds may take together, if the fewest allow it.
         replay: seconds that one sample should take at least and at most.
         warm: most replays before the first sample.
@@ -30,7 +35,7 @@ class Effort:
         operands: most sets of operands in a rotation.
     """
 
-    rounds: tuple[int, int] = (9, 25)
+    rounds: tuple[int, int] = (DECISIVE, 25)
     seconds: float = 2.0
     replay: tuple[float, float] = (0.5e-3, 5e-3)
     warm: int = 30
@@ -44,7 +49,8 @@ class Effort:
 
     def count(self, replays: Sequence[float]) -> int:
         """Rounds, from the seconds that one replay of each way takes."""
-        return min(max(int(self.seconds / max(sum(replays), 1e-9)), self.rounds[0]), self.rounds[1])
+        of_a_round = max(PER_ROUND * sum(replays), 1e-9)
+        return min(max(int(self.seconds / of_a_round), self.rounds[0]), self.rounds[1])
 
 
 QUICK = Effort((3, 3), 0.2, (1e-6, 1e-4), warm=6, slowest=5.0, operands=8)
@@ -112,14 +118,14 @@ class GraphClock:
         self.pool = torch.cuda.graph_pool_handle()  # one for all graphs: none reads another's
 
     def once(self, call: Call) -> float:
-        return self._between_events(lambda: call(0))
+        return between_events(lambda: call(0))
 
     def sampler(self, call: Call, calls: int) -> Sampler:
         for i in range(calls):  # every algorithm is chosen before the capture
             call(i)
         torch.cuda.synchronize()
         graph = self._captured(call, calls)
-        return lambda: self._between_events(graph.replay) / calls * 1e6
+        return lambda: between_events(graph.replay) / calls * 1e6
 
     def _captured(self, call: Call, calls: int) -> torch.cuda.CUDAGraph:
         graph = torch.cuda.CUDAGraph()
@@ -140,15 +146,11 @@ class GraphClock:
             for i in range(few):
                 call(i)
 
-        return lambda: self._between_events(run) / few * 1e6
+        return lambda: between_events(run) / few * 1e6
 
-    def _between_events(self, run: Callable[[], object]) -> float:
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
-        run()
-        end.record()
-        end.synchronize()
-        return start.elapsed_time(end) / 1e3
+
+def clock_of(device: torch.device) -> Clock:
+    return GraphClock() if device.type == "cuda" else ProcessorClock()
 
 
 def warm(sample: Sampler, most: int) -> tuple[int, bool]:
@@ -168,10 +170,9 @@ def warm(sample: Sampler, most: int) -> tuple[int, bool]:
 
 
 def interleave(samplers: Sequence[Sampler], rounds: int) -> list[list[float]]:
-    """ABC, CBA, ABC, ...: what changes with time meets all alike. One list for each sampler."""
+    """Rounds of ABCCBA: what changes with time meets all alike. One list for each sampler."""
     samples: list[list[float]] = [[] for _ in samplers]
-    for count in range(rounds):
-        order = range(len(samplers))
-        for index in order if count % 2 == 0 else reversed(order):
+    for _ in range(rounds):
+        for index in turns(len(samplers)):
             samples[index].append(samplers[index]())
     return samples

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from benchmarks._layers_operands import Operands
 from benchmarks._layers_shapes import Layer
 from benchmarks._layers_work import DType, Group
 from dwr_rewrite.passes.fx.functional import Geometry, pack
+from dwr_rewrite.passes.fx.tune.flags import allows_tf32, flag, precision
 
 aten = torch.ops.aten
 
@@ -29,18 +30,13 @@ class SameError(Exception):
 def settings(dtype: DType, setting: str) -> Iterator[None]:
     """torch's switches as a way has them; as they were, afterwards."""
     cudnn: Any = torch.backends.cudnn
-    tuned = setting in ("benchmark", "cudnn")
-    wanted: dict[str, Any] = {"benchmark": tuned, "allow_tf32": dtype != "fp32"}
-    if hasattr(cudnn, "depthwise_kernel"):
-        wanted["depthwise_kernel"] = "cudnn" if setting == "cudnn" else "auto"
-    before = {name: getattr(cudnn, name) for name in wanted}
-    try:
-        for name, value in wanted.items():
-            setattr(cudnn, name, value)
+    with ExitStack() as stack:
+        stack.enter_context(precision(dtype != "fp32"))
+        stack.enter_context(flag(cudnn, "benchmark", setting in ("benchmark", "cudnn")))
+        if hasattr(cudnn, "depthwise_kernel"):
+            kernel = "cudnn" if setting == "cudnn" else "auto"
+            stack.enter_context(flag(cudnn, "depthwise_kernel", kernel))
         yield
-    finally:
-        for name, value in before.items():
-            setattr(cudnn, name, value)
 
 
 def backend(group: Group, width: int, given: Operands) -> str:
@@ -122,5 +118,4 @@ def _lifted(geometry: Geometry) -> tuple[tuple[int, ...], ...]:
 
 def _flags() -> tuple[bool, bool, bool]:
     """benchmark, deterministic, allow_tf32"""
-    cudnn = torch.backends.cudnn
-    return cudnn.benchmark, False, cudnn.allow_tf32
+    return torch.backends.cudnn.benchmark, False, allows_tf32()

@@ -19,28 +19,15 @@ from benchmarks._layers_cudnn import (
     forced_by,
     settings,
 )
-from benchmarks._layers_device import cache_bytes
 from benchmarks._layers_operands import TORCH_DTYPES, Operands, operands
-from benchmarks._layers_work import LAYOUTS, Group, Layout, Way, ways
+from benchmarks._layers_rates import cache_bytes
+from benchmarks._layers_work import Group, Way, ways
+from benchmarks._run import TimeIsUpError, refusal, still_there
+from dwr_rewrite.workload import LAYOUTS, Layout
 
 Entry = dict[str, Any]
 GAPS = 7
 """Rounds in which calls are also timed with their launches."""
-
-
-class TimeIsUpError(Exception):
-    """The group was not finished in time; nothing of it is kept."""
-
-
-class DeviceLostError(Exception):
-    """The device answers no longer; ``entries`` is what was found out before."""
-
-    def __init__(self, entries: list[Entry]) -> None:
-        super().__init__(next(e["reason"] for e in reversed(entries) if "reason" in e))
-        for entry in entries:
-            if "status" not in entry:
-                entry.update(status="failed", reason="not timed: the device was lost")
-        self.entries = entries
 
 
 class TooSlowError(Exception):
@@ -55,7 +42,7 @@ class Bench:
         device: where.
         clock: by what.
         effort: how long.
-        rates: the ceilings of :func:`benchmarks._layers_device.calibrate`.
+        rates: the ceilings of :func:`benchmarks._layers_rates.calibrate`.
         deadline: of ``time.monotonic()``.
     """
 
@@ -121,7 +108,7 @@ class _Session:
         except (RuntimeError, NotImplementedError, *_STATUS) as error:
             entry.update(_refusal(error, way))
             del error
-            self._still_there()
+            still_there(self.bench.device, self.entries)
 
     def _in_time(self) -> None:
         if time.monotonic() > self.bench.deadline:
@@ -181,15 +168,6 @@ class _Session:
         found = call(0)
         entry["error"] = float(f"{self.reference.check(found):.3g}")
 
-    def _still_there(self) -> None:
-        if self.bench.device.type != "cuda":
-            return
-        try:
-            torch.cuda.synchronize()
-            torch.cuda.empty_cache()
-        except RuntimeError as error:
-            raise DeviceLostError(self.entries) from error
-
     def sample(self) -> None:
         """Fills the entries of all ways that are right."""
         effort, samplers = self.bench.effort, [each.sampler for each in self.timed]
@@ -208,7 +186,7 @@ class _Session:
             each.entry.update(_refusal(error, each.way))
             for name in ("us", "eager_us"):
                 each.entry.pop(name, None)
-        self._still_there()
+        still_there(self.bench.device, self.entries)
 
     def _sample_gaps(self) -> None:
         launched = [each for each in self.timed if each.gaps is not None]
@@ -239,8 +217,7 @@ _STATUS = {
 
 
 def _refusal(error: Exception, way: Way) -> Entry:
-    status = next((name for kind, name in _STATUS.items() if isinstance(error, kind)), "failed")
-    if status == "same":
-        return {"status": status, "same_as": Way(way.layout, setting="benchmark").name}
-    first = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return {"status": status, "reason": first[:300]}
+    found = refusal(error, _STATUS)
+    if found["status"] == "same":
+        return {"status": "same", "same_as": Way(way.layout, setting="benchmark").name}
+    return found

@@ -9,7 +9,8 @@ from math import prod
 import torch
 from torch import Tensor
 
-from benchmarks._layers_work import Group, Layout
+from benchmarks._layers_work import Group
+from dwr_rewrite.workload import Layout
 
 TORCH_DTYPES = {
     "fp32": torch.float32, "tf32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16,

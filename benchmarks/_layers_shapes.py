@@ -7,16 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from math import prod
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from dwr_rewrite.cost import macs
 from dwr_rewrite.passes.fx.functional import Geometry
 from dwr_rewrite.spec import ConvSpec
+from dwr_rewrite.workload import Direction
 
 DATA = Path(__file__).parent / "data" / "depthwise_layers.json"
-
-Direction = Literal["forward", "grad_input", "grad_weight"]
-DIRECTIONS: tuple[Direction, ...] = ("forward", "grad_input", "grad_weight")
 
 
 @dataclass(frozen=True)

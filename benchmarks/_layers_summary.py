@@ -7,69 +7,25 @@ rewrite; a form wins a layer if it beats the best of them, not the default.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cache
 from math import exp, log
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from benchmarks._layers_records import Record, Results
-from benchmarks._layers_shapes import DIRECTIONS
-from benchmarks._layers_work import BATCHES, DTYPES, LAYOUTS, WIDTHS, Way
+from benchmarks._layers_work import BATCHES, DTYPES, WIDTHS, Way
+from benchmarks._records import Record, Results
+from benchmarks._results import timings_of
+from dwr_rewrite.timing import Paired, Timing
+from dwr_rewrite.workload import DIRECTIONS, LAYOUTS
 
 FORMS = (*(f"blocks:{width}" for width in WIDTHS), "dense")
-DRAWS = 1000
 EITHER = "either"
 """A row in which every way may take the better layout; it is held against the default in NCHW."""
 
-Samples = NDArray[np.float64]
 
-
-def median(samples: Sequence[float]) -> dict[str, Any]:
-    """Median, its bootstrap 95 % interval, and the coefficient of variation of the samples."""
-    times = np.array(samples)
-    low, high = np.quantile(np.median(times[_draws(len(times))], axis=1), (0.025, 0.975))
-    spread = float(times.std(ddof=1) / times.mean()) if len(times) > 1 else None
-    return {
-        "median_us": _short(float(np.median(times))),
-        "interval_us": [_short(float(low)), _short(float(high))],
-        "cv": None if spread is None else _short(spread),
-    }
-
-
-def speedup(ours: Sequence[float], theirs: Sequence[float]) -> float:
+def speedup(ours: Timing, theirs: Timing) -> float:
     """Their median over ours."""
-    return float(np.median(theirs) / np.median(ours))
-
-
-def speedup_interval(ours: Sequence[float], theirs: Sequence[float]) -> tuple[float, float]:
-    """The bootstrap 95 % interval of :func:`speedup`; whole rounds are drawn."""
-    a, b = np.array(ours), np.array(theirs)
-    draws = _draws(len(a))
-    ratios = np.median(b[draws], axis=1) / np.median(a[draws], axis=1)
-    low, high = np.quantile(ratios, (0.025, 0.975))
-    return float(low), float(high)
-
-
-@cache
-def _draws(rounds: int) -> NDArray[np.int64]:
-    return np.random.default_rng(0).integers(rounds, size=(DRAWS, rounds))
-
-
-def _short(value: float) -> float:
-    return float(f"{value:.4g}")
-
-
-def samples_of(group: Record) -> dict[str, list[float]]:
-    """Samples by the name of the way; a way that is the same as another has that one's."""
-    found = {each["way"]: each["us"] for each in group["entries"] if each["status"] == "timed"}
-    for each in group["entries"]:
-        if each["status"] == "same" and each["same_as"] in found:
-            found[each["way"]] = found[each["same_as"]]
-    return found
+    return theirs.median / ours.median
 
 
 @dataclass(frozen=True)
@@ -166,18 +122,18 @@ def _of(group: Record) -> str:
 
 
 def _case(group: Record, compiled: Record | None, layout: str, precomputed: bool) -> Case | None:
-    times = samples_of(group)
+    times = timings_of(group)
     base = times.get(_default(layout))
     if base is None:
         return None
     eager = {e["way"]: times[e["way"]] for e in _in(group, layout, times) if _is_free(e)}
     free = {name: speedup(each, base) for name, each in eager.items()}
     free |= _compiled(compiled, layout)
-    forms: dict[str, list[float]] = {}
+    forms: dict[str, Timing] = {}
     for entry in _in(group, layout, times):
         if entry["form"] != "keep" and entry["precomputed"] == precomputed:
             each, known = times[entry["way"]], forms.get(entry["form"])
-            if known is None or np.median(each) < np.median(known):
+            if known is None or each.median < known.median:
                 forms[entry["form"]] = each
     speeds = {form: speedup(each, base) for form, each in forms.items()}
     return Case(group["key"], free, speeds, _winner(forms, speeds, eager, base, free))
@@ -188,7 +144,7 @@ def _default(layout: str) -> str:
     return next(Way(each).name for each in LAYOUTS if layout in (each, EITHER))
 
 
-def _in(group: Record, layout: str, times: dict[str, list[float]]) -> list[Record]:
+def _in(group: Record, layout: str, times: dict[str, Timing]) -> list[Record]:
     return [
         entry
         for entry in group["entries"]
@@ -204,7 +160,7 @@ def _is_free(entry: Record) -> bool:
 def _compiled(group: Record | None, layout: str) -> dict[str, float]:
     if group is None:
         return {}
-    times = samples_of(group)
+    times = timings_of(group)
     base = times.get(_default(layout))
     if base is None:
         return {}
@@ -216,13 +172,13 @@ def _compiled(group: Record | None, layout: str) -> dict[str, float]:
 
 
 def _winner(
-    forms: dict[str, list[float]], speeds: dict[str, float], eager: dict[str, list[float]],
-    base: list[float], free: dict[str, float],
+    forms: dict[str, Timing], speeds: dict[str, float], eager: dict[str, Timing], base: Timing,
+    free: dict[str, float],
 ) -> str | None:  # fmt: skip
-    """The fastest form, if it beats the best free setting by more than the interval."""
+    """The fastest form, if it beats the best free setting beyond doubt (`Paired.is_faster`)."""
     if not speeds:
         return None
     best = max(speeds, key=lambda form: (speeds[form], form))
-    rival = min([base, *eager.values()], key=lambda each: float(np.median(each)))
-    sure = speedup_interval(forms[best], rival)[0] > 1
+    rival = min([base, *eager.values()], key=lambda each: each.median)
+    sure = Paired(rival, forms[best]).is_faster()
     return best if sure and speeds[best] > max([1.0, *free.values()]) else None

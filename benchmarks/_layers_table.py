@@ -1,17 +1,13 @@
-"""The merged results on disk: layers.json with every sample, and layers.md with the winners."""
+"""The table of the layer study: which form wins where, and by how much."""
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from pathlib import Path
 
-from benchmarks import _measure
-from benchmarks._layers_device import slug
-from benchmarks._layers_records import SCHEMA, DamagedError, Record, Results
-from benchmarks._layers_summary import FORMS, Row, median, rows
-
-RESULTS = _measure.ROOT / "benchmarks" / "results"
+from benchmarks import _results
+from benchmarks._layers_summary import FORMS, Row, rows
+from benchmarks._records import Results
 
 EXPLANATION = """\
 Each row is one dtype, layout, batch and direction over all layers that were measured. *free* is
@@ -25,64 +21,17 @@ every way in its better layout, held against the default in NCHW.
 
 
 def write(results: Results, folder: Path | None = None) -> tuple[Path, str]:
-    """Writes both files into ``folder`` (by default that of the device); the path and the table."""
-    device = results.runs[0]["device"]
-    target = folder or RESULTS / slug(device)
-    target.mkdir(parents=True, exist_ok=True)
+    """Writes layers.json and layers.md; their folder and the table."""
     shown = table(results)
-    (target / "layers.json").write_text(as_json(results))
-    (target / "layers.md").write_text(shown)
-    return target, shown
-
-
-def as_json(results: Results) -> str:
-    """One line for each group, each timed way with its median, interval and variation."""
-    groups = [
-        json.dumps(_summarised(group), separators=(",", ":")) for group in results.groups.values()
-    ]
-    label = results.runs[0]["device"]["label"]
-    head = {"study": "layers", "schema": SCHEMA, "label": label, "runs": results.runs}
-    return f'{json.dumps(head)[:-1]}, "groups": [\n' + ",\n".join(groups) + "\n]}\n"
-
-
-def _summarised(group: Record) -> Record:
-    entries = [
-        {**entry, **median(entry["us"])} if entry["status"] == "timed" else entry
-        for entry in group["entries"]
-    ]
-    return {**group, "entries": entries}
-
-
-def load(path: Path) -> Results:
-    """A merged file.
-
-    Raises:
-        DamagedError: it is not there, or not one.
-    """
-    try:
-        data = json.loads(path.read_text())
-        found = [*data["runs"], *data["groups"]]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DamagedError(
-            f"{path} is no merged result ({error!r}); `benchmarks.layers --merge` writes one"
-        ) from None
-    results = Results()
-    for number, record in enumerate(found, 1):
-        results.take(record, f"{path}, record {number}")
-    return results
+    return _results.write(results, shown, folder), shown
 
 
 def table(results: Results) -> str:
     """Markdown."""
-    device = results.runs[0]["device"]
-    versions = ", ".join(f"{n} {device[n]}" for n in ("torch", "cudnn", "cuda") if device[n])
-    label = f" ({device['label']})" if device["label"] else ""
     head = ["dtype", "layout", "batch", "direction", "layers", "free", *FORMS, "per layer"]
-    lines = [" | ".join(head), " | ".join("---" for _ in head)]
-    lines += [" | ".join(_cells(row)) for row in rows(results)]
-    body = "\n".join(f"| {line} |" for line in lines)
-    title = f"# Depthwise layers on {device['name']}{label}"
-    return f"{title}\n\n{versions}\n\n{body}\n\n{EXPLANATION}\n{_refused(results)}\n"
+    title = _results.heading(results, "Depthwise layers")
+    body = _results.markdown(head, [_cells(row) for row in rows(results)])
+    return f"{title}\n{body}\n\n{EXPLANATION}\n{_refused(results)}\n"
 
 
 def _cells(row: Row) -> list[str]:

@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from benchmarks._layers_shapes import DIRECTIONS, Direction, Layer
+from benchmarks._layers_shapes import Layer
 from dwr_rewrite.lowerings.blocks import group_width
+from dwr_rewrite.workload import DIRECTIONS, LAYOUTS, Direction, Layout
 
 DType = Literal["bf16", "tf32", "fp16", "fp32"]
 DTYPES: tuple[DType, ...] = ("bf16", "tf32", "fp16", "fp32")
@@ -19,8 +20,6 @@ DTYPES: tuple[DType, ...] = ("bf16", "tf32", "fp16", "fp32")
 FIRST: tuple[DType, ...] = ("bf16", "tf32")
 """What a network is trained in today, and what it gets that asks for nothing."""
 
-Layout = Literal["nchw", "channels_last"]
-LAYOUTS: tuple[Layout, ...] = ("nchw", "channels_last")
 BATCHES = (64, 1, 8)
 WIDTHS = (8, 16, 32, 64)
 KEPT = ("default", "benchmark", "cudnn")

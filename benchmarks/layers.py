@@ -12,23 +12,20 @@ from __future__ import annotations
 
 import argparse
 import math
-import sys
-import tempfile
-import time
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
 
-from benchmarks import _layers_records as records
-from benchmarks import _layers_table
-from benchmarks._layers_clock import QUICK, Effort
-from benchmarks._layers_device import calibrate, header, pick, state
-from benchmarks._layers_measure import Bench, DeviceLostError, TimeIsUpError, measure
-from benchmarks._layers_records import DamagedError, Results
+from benchmarks import _device, _layers_table, _run
+from benchmarks._layers_clock import QUICK, Effort, clock_of
+from benchmarks._layers_measure import Bench, measure
+from benchmarks._layers_rates import calibrate
 from benchmarks._layers_shapes import Layer, load
 from benchmarks._layers_work import BATCHES, DTYPES, Group, order_of_work, shard
+from benchmarks._run import Task
+from dwr_rewrite.passes.fx import functional
 
 SMALL = (
     Layer(16, (3, 3), (8, 8), (1, 1), (1, 1), (1, 1), sets=("quick",)),
@@ -37,59 +34,32 @@ SMALL = (
 )
 """What `--quick` measures: no layer that a network has."""
 
-LOST = "the device was lost"
 
-
-def run(groups: Sequence[Group], out: Path, minutes: float, quick: bool, part: str) -> str:
-    """Measures the groups that ``out`` lacks until the time is up; why it ended.
+def run(groups: Sequence[Group], out: Path, deadline: float, quick: bool, part: str) -> str:
+    """Measures the groups that ``out`` lacks; why it ended.
 
     Raises:
         DamagedError: ``out`` is damaged, or was measured elsewhere.
     """
-    start = time.monotonic()
-    known = records.read(out) if out.exists() else Results()
-    device, clock = pick()
-    effort = QUICK if quick else Effort()
+    device = _device.pick()
+    clock = clock_of(device)
     rates = calibrate(device, clock, quick)
-    bench = Bench(device, clock, effort, rates, start + 60 * minutes)
-    begun = {
-        "record": "run",
-        "schema": records.SCHEMA,
-        **header(device, rates),
-        "shard": part,
-        "clock": clock.replayed,
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
-    known.add(Results([begun]), out)
-    records.append(out, begun)
-    missing = [group for group in groups if group.key not in known.groups]
-    reason, done = _work(missing, bench, out)
-    left, minutes = len(missing) - done, round((time.monotonic() - start) / 60, 2)
-    end = {"record": "end", "reason": reason, "left": left, "minutes": minutes, "state": state()}
-    records.append(out, end)
-    return f"{reason}: {done} groups measured, {left} left; {out}"
+    bench = Bench(device, clock, QUICK if quick else Effort(), rates, deadline)
+    begun = _device.begin(
+        "layers", device, clock.replayed, rates=rates, shard=part, source=source()
+    )
+    tasks = [Task(group.key, facts(group), lambda g=group: measure(g, bench)) for group in groups]
+    return _run.run(begun, tasks, out, deadline)
 
 
-def _work(groups: Sequence[Group], bench: Bench, out: Path) -> tuple[str, int]:
-    longest = 0.0
-    for done, group in enumerate(groups):
-        begun = time.monotonic()
-        if begun + longest > bench.deadline:
-            return "the time is up", done
-        try:
-            entries = measure(group, bench)
-        except TimeIsUpError:
-            return "the time is up", done
-        except KeyboardInterrupt:
-            return "interrupted", done
-        except DeviceLostError as error:
-            seconds = time.monotonic() - begun
-            records.append(out, records.group_record(group, error.entries, seconds))
-            return f"{LOST} ({error}); --resume goes on after this group", done + 1
-        seconds = time.monotonic() - begun
-        longest = max(longest, seconds)
-        records.append(out, records.group_record(group, entries, seconds))
-    return "all done", len(groups)
+def facts(group: Group) -> dict[str, object]:
+    return {"layer": asdict(group.layer), "batch": group.batch, "dtype": group.dtype,
+            "direction": group.direction, "compiled": group.compiled}  # fmt: skip
+
+
+def source() -> str:
+    folder = Path(__file__).parent
+    return _device.source([*folder.glob("*layers*.py"), Path(functional.__file__)])
 
 
 def merge(paths: Sequence[Path], folder: Path | None = None) -> str:
@@ -98,14 +68,7 @@ def merge(paths: Sequence[Path], folder: Path | None = None) -> str:
     Raises:
         DamagedError: a file is damaged, or does not belong to the others.
     """
-    results = Results()
-    for path in paths:
-        if not path.exists():
-            raise DamagedError(f"{path}: no such file; name the files that --out wrote")
-        results.add(records.read(path), path)
-    if not results.groups:
-        raise DamagedError("no group was measured in these files; there is nothing to merge")
-    target, shown = _layers_table.write(results, folder)
+    target, shown = _layers_table.write(_run.merge(paths), folder)
     return f"{shown}\nwritten: {target}"
 
 
@@ -119,59 +82,29 @@ def quick(folder: Path) -> str:
     return f"{merge([out], folder)}\n{told}"
 
 
-def part_of(text: str) -> tuple[int, int]:
-    part, _, parts = text.partition("/")
-    if not (part.isdecimal() and parts.isdecimal() and int(part) < int(parts)):
-        raise argparse.ArgumentTypeError(f"{text!r}: I/N with 0 <= I < N expected, as in 0/4")
-    return int(part), int(parts)
-
-
 def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(
-        prog="python -m benchmarks.layers", description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
-    made.add_argument("--out", type=Path, metavar="FILE", help="result file, JSON Lines")
-    made.add_argument("--shard", type=part_of, default=(0, 1), metavar="I/N", help="which layers")
-    made.add_argument("--minutes", type=float, default=8, help="stop before this has passed (8)")
-    made.add_argument("--resume", action="store_true", help="skip what FILE has already")
+    made = _run.parser("layers", __doc__)
     made.add_argument("--dtypes", nargs="+", choices=DTYPES, default=DTYPES)
     made.add_argument("--batches", nargs="+", type=int, choices=BATCHES, default=BATCHES)
     made.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
-    made.add_argument("--merge", nargs="+", type=Path, metavar="FILE", help="join result files")
-    made.add_argument("--quick", action="store_true", help="three small layers; writes no results")
     return made
 
 
-def main() -> None:
-    made = parser()
-    options = made.parse_args()
-    try:
-        if options.quick:
-            with tempfile.TemporaryDirectory() as folder:
-                print(quick(Path(folder)))
-        elif options.merge:
-            print(merge(options.merge))
-        else:
-            told = _measure_part(options, made)
-            print(told)
-            sys.exit(told.startswith(LOST))
-    except DamagedError as error:
-        made.error(str(error))
-
-
-def _measure_part(options: argparse.Namespace, made: argparse.ArgumentParser) -> str:
-    if options.out is None:
-        made.error("--out FILE is needed, or --merge FILE..., or --quick")
-    if options.out.exists() and not options.resume:
-        made.error(f"{options.out} exists; add --resume to go on with it, or name another file")
-    if options.out.exists() and records.cut_torn_line(options.out):
-        print(f"{options.out}: cut off the last line, which a killed run left unfinished")
-    groups = order_of_work(load(), options.dtypes, options.batches, not options.no_compile)
+def measure_part(options: argparse.Namespace, deadline: float) -> str:
     if not torch.cuda.is_available():
         print("no CUDA device: these are times of a CPU, not the target")
+    groups = order_of_work(load(), options.dtypes, options.batches, not options.no_compile)
     part, parts = options.shard
-    return run(shard(groups, part, parts), options.out, options.minutes, False, f"{part}/{parts}")
+    return run(shard(groups, part, parts), options.out, deadline, False, f"{part}/{parts}")
+
+
+def main() -> None:
+    _run.main(
+        parser(),
+        lambda folder: (quick(folder), True),
+        measure_part,
+        lambda paths: (merge(paths), True),
+    )
 
 
 if __name__ == "__main__":

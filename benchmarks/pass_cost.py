@@ -51,7 +51,8 @@ Section = tuple[Table, list[Check], Any]
 
 
 def rewrite(model: Path, *options: str) -> list[str]:
-    return [*DWR, str(model), "-o", f"{OUT}/dwr-{model.name}", "--no-verify", *options]
+    output = ["-o", f"{OUT}/dwr-{model.name}"]
+    return [*DWR, str(model), *output, "--policy", "blocks:32", "--no-verify", *options]
 
 
 def peers(folder: Path, quick: bool) -> Section:

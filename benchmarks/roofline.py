@@ -11,95 +11,28 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import tempfile
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-
-from benchmarks import _layers_table, layers
-from benchmarks._layers_operands import TORCH_DTYPES
-from benchmarks._layers_records import DamagedError, Record, Results
-from benchmarks._layers_shapes import DIRECTIONS, Layer
+from benchmarks import _results, layers
 from benchmarks._layers_summary import geometric_mean
-from benchmarks._layers_work import DTYPES, LAYOUTS, Way
+from benchmarks._layers_work import DTYPES
+from benchmarks._records import DamagedError, Results
+from benchmarks._roofline_points import KEPT, REWRITTEN, ROLES, Point, points, rates
+from dwr_rewrite.workload import DIRECTIONS
 
-DEFAULT, KEPT, REWRITTEN = "default", "best kept", "best rewritten"
-MARKERS = {DEFAULT: ("o", "tab:gray"), KEPT: ("^", "tab:blue"), REWRITTEN: ("s", "tab:orange")}
 NEAR = 0.8
 """Fraction of the copy bandwidth from which a layer has nothing left to gain by itself."""
-
-
-@dataclass(frozen=True)
-class Point:
-    """One way of one layer; ``of_copy`` and ``of_matrix`` are fractions of the ceilings."""
-
-    layer: str
-    dtype: str
-    batch: int
-    direction: str
-    role: str
-    way: str
-    us: float
-    bytes: int
-    flops: int
-    of_copy: float
-    of_matrix: float | None
-
-
-def rates(results: Results) -> dict[str, float]:
-    """Median over the runs of each ceiling: ``copy`` in bytes a second, dtypes in flop/s."""
-    names = {name for run in results.runs for name in run["rates"]}
-    return {
-        name: statistics.median(r["rates"][name] for r in results.runs if name in r["rates"])
-        for name in sorted(names)
-    }
-
-
-def points(results: Results) -> list[Point]:
-    """The default, the fastest without a rewrite and the fastest rewritten one of every layer."""
-    ceilings = rates(results)
-    return [
-        _point(group, role, entry, ceilings)
-        for group in results.groups.values()
-        if not group["compiled"]
-        for role, entry in _roles(group)
-    ]
-
-
-def _roles(group: Record) -> Iterable[tuple[str, Record]]:
-    timed = [entry for entry in group["entries"] if entry["status"] == "timed"]
-    default = Way(LAYOUTS[0]).name
-    chosen = {
-        DEFAULT: [entry for entry in timed if entry["way"] == default],
-        KEPT: [entry for entry in timed if entry["form"] == "keep"],
-        REWRITTEN: [entry for entry in timed if entry["form"] != "keep"],
-    }
-    for role, entries in chosen.items():
-        if entries:
-            yield role, min(entries, key=lambda entry: statistics.median(entry["us"]))
-
-
-def _point(group: Record, role: str, entry: Record, ceilings: dict[str, float]) -> Point:
-    layer, batch, dtype = Layer.of(group["layer"]), group["batch"], group["dtype"]
-    us = statistics.median(entry["us"])
-    size = layer.elements(batch, entry["width"]) * TORCH_DTYPES[dtype].itemsize
-    flops = layer.flops(batch, entry["width"])
-    rate = ceilings.get(dtype)
-    return Point(
-        layer.key, dtype, batch, group["direction"], role, entry["way"], us, size, flops,
-        size / us * 1e6 / ceilings["copy"], flops / us * 1e6 / rate if rate else None,
-    )  # fmt: skip
 
 
 def table(found: Sequence[Point], results: Results) -> str:
     """Markdown: geometric means over the layers, and how many are near the copy bandwidth."""
     head = ["dtype", "batch", "direction", "layers"]
-    head += [f"{role}: of copy" for role in MARKERS]
+    head += [f"{role}: of copy" for role in ROLES]
     head += [f"{KEPT}: layers at {NEAR:.0%} of copy", f"{REWRITTEN}: of matrix rate"]
     lines = [head, ["---"] * len(head)]
     for batch in sorted({point.batch for point in found}):
@@ -118,7 +51,7 @@ def table(found: Sequence[Point], results: Results) -> str:
 
 
 def _cells(here: Sequence[Point]) -> list[str]:
-    by_role = {role: [point for point in here if point.role == role] for role in MARKERS}
+    by_role = {role: [point for point in here if point.role == role] for role in ROLES}
     cells = [str(len({point.layer for point in here}))]
     cells += [_mean(point.of_copy for point in of_role) for of_role in by_role.values()]
     cells.append(str(sum(point.of_copy >= NEAR for point in by_role[KEPT])))
@@ -131,45 +64,8 @@ def _mean(values: Iterable[float]) -> str:
     return f"{geometric_mean(found):.3f}" if found else ""
 
 
-def plot(found: Sequence[Point], batch: int, ceilings: dict[str, float], title: str) -> Figure:
-    """Flop/s against flops a byte, a panel for each direction and dtype, under its two roofs."""
-    here = [point for point in found if point.batch == batch]
-    dtypes = [dtype for dtype in DTYPES if any(point.dtype == dtype for point in here)]
-    figure = Figure((3.4 * len(dtypes), 8), layout="constrained")
-    panels = figure.subplots(len(DIRECTIONS), len(dtypes), squeeze=False, sharex=True, sharey="col")
-    for row, direction in zip(panels, DIRECTIONS, strict=True):
-        for axes, dtype in zip(row, dtypes, strict=True):
-            _panel(axes, [p for p in here if (p.direction, p.dtype) == (direction, dtype)])
-            _roofs(axes, ceilings["copy"], ceilings.get(dtype))
-            axes.set_title(f"{direction}, {dtype}", fontsize="small")
-            if direction == DIRECTIONS[-1]:
-                axes.set_xlabel("flops executed per byte that must move", fontsize="small")
-        row[0].set_ylabel("flop/s", fontsize="small")
-    figure.suptitle(f"{title}, batch {batch}")
-    figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
-    return figure
-
-
-def _panel(axes: Axes, here: Sequence[Point]) -> None:
-    axes.set_xscale("log")
-    axes.set_yscale("log")
-    for role, (marker, colour) in MARKERS.items():
-        chosen = [point for point in here if point.role == role]
-        x = [point.flops / point.bytes for point in chosen]
-        y = [point.flops / point.us * 1e6 for point in chosen]
-        axes.scatter(x, y, s=9, marker=marker, color=colour, alpha=0.7, label=role)
-
-
-def _roofs(axes: Axes, copy: float, rate: float | None) -> None:
-    low, high = 0.5, 5e4
-    slanted = high if rate is None else rate / copy
-    axes.plot([low, slanted], [low * copy, slanted * copy], color="black", lw=1, label="ceilings")
-    if rate is not None:
-        axes.plot([slanted, high], [rate, rate], color="black", lw=1)
-
-
 def write(results: Results, folder: Path) -> str:
-    """Writes the table, its points and the plots into ``folder``; the table."""
+    """Writes the table, its points and, where matplotlib is, the plots; the table."""
     found, ceilings = points(results), rates(results)
     device = results.runs[0]["device"]
     if not found:
@@ -181,6 +77,10 @@ def write(results: Results, folder: Path) -> str:
     }  # fmt: skip
     (folder / "roofline.json").write_text(json.dumps(data) + "\n")
     (folder / "roofline.md").write_text(shown)
+    if find_spec("matplotlib") is None:
+        return f"{shown}\nno plot: matplotlib is missing; run this again where it is\n"
+    from benchmarks._roofline_plot import plot
+
     title = device["name"] + (f" ({device['label']})" if device["label"] else "")
     for batch in sorted({point.batch for point in found}):
         name = folder / f"roofline-batch-{batch}.png"
@@ -200,11 +100,11 @@ def main() -> None:
         if options.quick:
             with tempfile.TemporaryDirectory() as folder:
                 layers.quick(Path(folder))
-                print(write(_layers_table.load(Path(folder) / "layers.json"), Path(folder)))
+                print(write(_results.load(Path(folder) / "layers.json"), Path(folder)))
         elif not options.results:
             made.error("the path of a layers.json is needed, or --quick")
         for path in options.results:
-            print(write(_layers_table.load(path), path.parent))
+            print(write(_results.load(path), path.parent))
     except DamagedError as error:
         made.error(str(error))
 

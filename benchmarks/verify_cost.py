@@ -134,7 +134,7 @@ def prepare(folder: Path, quick: bool) -> list[Subject]:
     for path, shape in shapes.items():
         fast = path.with_suffix(".fast.onnx")
         cost([*_measure.entry_point("dwr_rewrite.cli.rewrite:main"), str(path), "-o", str(fast),
-              "--no-verify", "--freeze-weights"])  # fmt: skip
+              "--policy", "blocks:32", "--no-verify", "--freeze-weights"])  # fmt: skip
         subjects.append(Subject(path.stem, path, fast, shape))
     return subjects
 

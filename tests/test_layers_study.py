@@ -16,17 +16,21 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from benchmarks import _layers_calls, _layers_measure, layers, roofline
-from benchmarks import _layers_records as records
+from benchmarks import _layers_calls, _layers_measure, _results, layers, roofline
+from benchmarks import _records as records
 from benchmarks._layers_check import WrongError, reference
 from benchmarks._layers_clock import QUICK, Effort, ProcessorClock, interleave, warm
-from benchmarks._layers_measure import Bench, DeviceLostError, Entry, TimeIsUpError, measure
+from benchmarks._layers_measure import Bench, Entry, measure
 from benchmarks._layers_operands import Operands, operands
-from benchmarks._layers_records import DamagedError, Results
-from benchmarks._layers_shapes import DIRECTIONS, Direction, Layer, load
-from benchmarks._layers_summary import EITHER, Row, geometric_mean, median, rows
+from benchmarks._layers_shapes import Layer, load
+from benchmarks._layers_summary import EITHER, Row, geometric_mean, rows
 from benchmarks._layers_work import DTYPES, Group, Way, order_of_work, shard, ways
+from benchmarks._records import DamagedError, Results
+from benchmarks._roofline_points import DEFAULT as DEFAULT_ROLE
+from benchmarks._roofline_points import REWRITTEN
+from benchmarks._run import DeviceLostError, TimeIsUpError
 from dwr_rewrite.passes.fx.functional import Widths, convolve
+from dwr_rewrite.workload import DIRECTIONS, Direction
 
 ROOT = Path(layers.__file__).parents[1]
 CPU = torch.device("cpu")
@@ -241,8 +245,8 @@ def test_warm(times: list[float], expected: tuple[int, bool]) -> None:
 def test_interleave_turns_the_order_round() -> None:
     order: list[str] = []
     samplers = [lambda name=name: order.append(name) or 1.0 for name in "ABC"]
-    assert interleave(samplers, 3) == [[1.0] * 3] * 3
-    assert "".join(order) == "ABCCBAABC"
+    assert interleave(samplers, 2) == [[1.0] * 4] * 3
+    assert "".join(order) == "ABCCBAABCCBA"
 
 
 # Groups
@@ -259,7 +263,7 @@ def test_every_way_has_samples_or_a_reason(direction: Direction) -> None:
         way.name for way in ways(group(MULTIPLIED, direction))
     ]
     for entry in entries:
-        assert len(entry.get("us", [])) == (3 if entry["status"] == "timed" else 0)
+        assert len(entry.get("us", [])) == (6 if entry["status"] == "timed" else 0)
         assert entry["status"] in ("timed", "same") or entry["reason"]
     assert by_name(entries)["nchw keep cudnn"]["reason"] == "cuDNN needs a CUDA device"
 
@@ -334,8 +338,10 @@ def test_a_group_stops_at_the_deadline() -> None:
 
 def run_record(**device: Any) -> dict[str, Any]:
     named = {"name": "a GPU", "label": "", "torch": "2", "cudnn": 9, "cuda": "13", **device}
-    rates = {"copy": 1e12, "bf16": 1e14}
-    return {"record": "run", "schema": 1, "device": named, "rates": rates, "command": ["x"]}
+    return {
+        "record": "run", "schema": records.SCHEMA, "study": "layers", "device": named, "state": {},
+        "clock": "none", "date": "", "command": ["x"], "rates": {"copy": 1e12, "bf16": 1e14},
+    }  # fmt: skip
 
 
 def group_record(asked: Group, times: dict[str, list[float]]) -> dict[str, Any]:
@@ -349,10 +355,11 @@ def group_record(asked: Group, times: dict[str, list[float]]) -> dict[str, Any]:
         else:
             entry |= {"status": "unsupported", "reason": "left out"}
         entries.append(entry)
-    return records.group_record(asked, entries, 1.0)
+    facts = layers.facts(asked)
+    return {"record": "group", "key": asked.key, **facts, "seconds": 1.0, "entries": entries}
 
 
-DEFAULT = {"nchw keep default": [2.0, 2.1, 1.9]}
+DEFAULT = {"nchw keep default": [2.0, 2.1, 1.9, 2.0]}
 
 
 def results_file(path: Path, *found: dict[str, Any]) -> Path:
@@ -399,9 +406,13 @@ def spoiled(change: Callable[[Entry], object]) -> dict[str, Any]:
         (spoiled(lambda e: e.update(status="fine")), "status 'fine' is none of"),
         (spoiled(lambda e: e.update(status="wrong")), "a refused way has samples"),
         (
-            group_record(group(), DEFAULT | {"nchw keep benchmark": [1.0]}),
+            group_record(group(), DEFAULT | {"nchw keep benchmark": [1.0, 1.0]}),
             "different numbers of samples",
         ),
+        (spoiled(lambda e: e.update(us=[2.0, 2.0, 2.0])), "a round has 2 samples of each way"),
+        (run_record() | {"study": "weather"}, "study 'weather' is none of layers"),
+        (run_record() | {"study": "models"}, "of the study models, not layers"),
+        ({k: v for k, v in run_record().items() if k != "rates"}, "the run lacks rates"),
         (run_record(torch="3"), "torch is '3', where the other runs have '2'"),
     ],
 )
@@ -422,7 +433,7 @@ def test_shards_are_merged(tmp_path: Path) -> None:
     ]
     shown = layers.merge(paths, tmp_path)
     assert "Groups: 2. Timed ways: 2." in shown
-    merged = layers._layers_table.load(tmp_path / "layers.json")
+    merged = _results.load(tmp_path / "layers.json")
     assert set(merged.groups) == {one.key, other.key} and len(merged.runs) == 2
     entry = merged.groups[one.key]["entries"][0]
     assert entry["us"] == DEFAULT["nchw keep default"] and entry["median_us"] == 2.0
@@ -451,7 +462,8 @@ def row(times: dict[str, list[float]], layout: str, *more: dict[str, Any]) -> Ro
 
 
 def steady(us: float) -> list[float]:
-    return [us, us * 1.01, us * 0.99, us, us]
+    """Of twelve rounds, which a verdict takes."""
+    return [us, us * 1.01, us * 0.99, us] * 6
 
 
 BASE = {"nchw keep default": steady(8), "nchw blocks:8 benchmark": steady(4)}
@@ -465,7 +477,7 @@ BASE = {"nchw keep default": steady(8), "nchw blocks:8 benchmark": steady(4)}
         ({"nchw dense benchmark": steady(3)}, "nchw", 2.0, 0),
         ({"channels_last keep default": steady(2)}, "nchw", 2.0, 1),
         ({"channels_last keep default": steady(2)}, EITHER, 0.5, 0),
-        ({"nchw keep default": [4.2, 3.9, 8, 3.5, 4.4]}, "nchw", 1.05, 0),
+        ({"nchw keep default": [4.2, 4.4, 8, 3.5, 3.5, 3.9] * 4}, "nchw", 1.0125, 0),
     ],
     ids=["wins", "a setting is better", "another form is", "in this layout", "in either", "noise"],
 )
@@ -488,8 +500,9 @@ def test_torch_compile_is_a_free_setting() -> None:
 
 def test_summaries() -> None:
     assert geometric_mean([2.0, 8.0]) == pytest.approx(4.0)
-    assert median([3.0] * 9) == {"median_us": 3.0, "interval_us": [3.0, 3.0], "cv": 0.0}
-    noisy = median([1.0, 2.0, 3.0, 4.0, 100.0])
+    steadily = {"median_us": 3.0, "interval_us": [3.0, 3.0], "cv": 0.0}
+    assert _results.summary(_results.timing({"us": [3.0] * 9})) == steadily
+    noisy = _results.summary(_results.timing({"us": [1.0, 2.0, 3.0, 4.0, 100.0]}))
     assert noisy["interval_us"][0] < noisy["median_us"] == 3.0 < noisy["interval_us"][1]
 
 
@@ -587,8 +600,8 @@ def test_points_are_fractions_of_the_measured_ceilings() -> None:
     times = {"nchw keep default": at_half, "nchw dense benchmark": at_half}
     found = Results([run_record()], {asked.key: group_record(asked, times)})
     points = {point.role: point for point in roofline.points(found)}
-    assert points[roofline.DEFAULT].of_copy == pytest.approx(0.5)
-    dense = points[roofline.REWRITTEN]
+    assert points[DEFAULT_ROLE].of_copy == pytest.approx(0.5)
+    dense = points[REWRITTEN]
     assert dense.flops == 16 * PLAIN.flops(8)
     assert dense.of_matrix == pytest.approx(dense.flops / (at_half[0] / 1e6) / 1e14)
 
@@ -620,4 +633,4 @@ def test_roofline_refuses_what_is_no_merged_result(tmp_path: Path, content: str)
     path = tmp_path / "layers.json"
     path.write_text(content)
     with pytest.raises(DamagedError, match="is no merged result"):
-        layers._layers_table.load(path)
+        _results.load(path)

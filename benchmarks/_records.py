@@ -1,7 +1,8 @@
-"""The result files: JSON Lines, one flushed line for each group, so that nothing measured is lost.
+"""The result files: JSON Lines, one flushed line for each group, so that no measurement is lost.
 
-A line is a ``run`` (device, versions, ceilings, command), a ``group`` (the entries of one group) or
-an ``end`` (why the run ended). A file that was resumed holds several runs.
+A line is a ``run`` (study, device, versions, clocks, command), a ``group`` (what was timed
+together: an entry for every way, with all its samples) or an ``end`` (why the run ended). A file
+that was resumed holds several runs.
 """
 
 from __future__ import annotations
@@ -9,15 +10,25 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks._layers_work import Group
+from dwr_rewrite.timing.statistics import PER_ROUND
 
-SCHEMA = 1
-STATUS = {"timed", "same", "unsupported", "out of memory", "too slow", "wrong", "failed"}
+SCHEMA = 2
+STUDIES = {
+    "layers": ({"rates"}, {"layer", "batch", "dtype", "direction", "compiled"}),
+    "kernels_used": (set[str](), {"layer", "batch", "dtype", "direction"}),
+    "paper_table": (set[str](), {"part", "batch", "size", "dtype"}),
+    "models": (set[str](), {"network", "engine", "mode", "batch", "dtype"}),
+}
+"""What a run and a group of each study have besides what all have."""
+
+RUN = {"study", "device", "state", "clock", "date", "command"}
+GROUP = {"key", "seconds", "entries"}
+STATUS = {"timed", "ran", "same", "unsupported", "out of memory", "too slow", "wrong", "failed"}
 Record = dict[str, Any]
 
 
@@ -53,15 +64,18 @@ class Results:
             DamagedError: another device or other versions, or a group that is there already.
         """
         for run in other.runs:
-            self._same_device(run["device"], path)
+            self._same_device(run, path)
             self.runs.append(run)
         for key, group in other.groups.items():
             if key in self.groups:
                 raise DamagedError(f"{path}: the group {key!r} is in another file too")
             self.groups[key] = group
 
-    def _same_device(self, device: Mapping[str, Any], path: Path | str) -> None:
-        known = self.runs[0]["device"] if self.runs else device
+    def _same_device(self, run: Record, path: Path | str) -> None:
+        first, device = self.runs[0] if self.runs else run, run["device"]
+        if first["study"] != run["study"]:
+            raise DamagedError(f"{path} is of the study {run['study']}, not {first['study']}")
+        known = first["device"]
         for name in sorted({*known, *device}):
             if known.get(name) != device.get(name):
                 raise DamagedError(
@@ -108,18 +122,20 @@ def _fault(record: Any, before: Results) -> str:
         return "a group stands before the run that measured it"
     if record.get("key") in before.groups:
         return f"the group {record['key']!r} is there twice"
-    return _fault_of_group(record)
+    return _fault_of_group(record, before.runs[0]["study"])
 
 
 def _fault_of_run(run: Record) -> str:
     if run.get("schema") != SCHEMA:
         return f"schema {run.get('schema')!r}, where this study reads {SCHEMA}"
-    missing = {"device", "rates", "command"} - run.keys()
+    if run.get("study") not in STUDIES:
+        return f"study {run.get('study')!r} is none of {', '.join(STUDIES)}"
+    missing = (RUN | STUDIES[run["study"]][0]) - run.keys()
     return f"the run lacks {', '.join(sorted(missing))}" if missing else ""
 
 
-def _fault_of_group(group: Record) -> str:
-    missing = {"key", "layer", "batch", "dtype", "direction", "compiled", "entries"} - group.keys()
+def _fault_of_group(group: Record, study: str) -> str:
+    missing = (GROUP | STUDIES[study][1]) - group.keys()
     if missing:
         return f"the group lacks {', '.join(sorted(missing))}"
     counts: set[int] = set()
@@ -129,8 +145,10 @@ def _fault_of_group(group: Record) -> str:
             return f"{entry.get('way', 'a way without a name')}: {fault}"
         if entry["status"] == "timed":
             counts.add(len(entry["us"]))
-    unpaired = "the ways have different numbers of samples, so they are not paired"
-    return unpaired if len(counts) > 1 else ""
+    if len(counts) > 1:
+        return "the ways have different numbers of samples, so they are not paired"
+    odd = any(count % PER_ROUND for count in counts)
+    return f"a round has {PER_ROUND} samples of each way; one is torn" if odd else ""
 
 
 def _fault_of_entry(entry: Record) -> str:
@@ -139,6 +157,8 @@ def _fault_of_entry(entry: Record) -> str:
         return f"status {status!r} is none of {', '.join(sorted(STATUS))}"
     if status == "same":
         return "" if entry.get("same_as") else "it does not say what it is the same as"
+    if status == "ran":
+        return "" if entry.get("kernels") else "it does not say which kernels ran"
     if status != "timed":
         return "a refused way has samples" if "us" in entry else ""
     samples = entry.get("us")
@@ -172,11 +192,3 @@ def append(path: Path, record: Mapping[str, Any]) -> None:
         file.write(json.dumps(record, allow_nan=False, separators=(",", ":")) + "\n")
         file.flush()
         os.fsync(file.fileno())
-
-
-def group_record(group: Group, entries: Iterable[Record], seconds: float) -> Record:
-    return {
-        "record": "group", "key": group.key, "layer": asdict(group.layer), "batch": group.batch,
-        "dtype": group.dtype, "direction": group.direction, "compiled": group.compiled,
-        "seconds": round(seconds, 3), "entries": list(entries),
-    }  # fmt: skip
