@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dwr_rewrite.passes.fx.api import fx_rewrite, record, restore
+from dwr_rewrite.passes.fx.api import fx_rewrite, record, restore, runtime
 from dwr_rewrite.passes.fx.backend import DepthwisePass
 from dwr_rewrite.passes.fx.functional import Widths
 
-__all__ = ["DepthwisePass", "Widths", "fx_rewrite", "record", "restore"]
+__all__ = ["DepthwisePass", "Widths", "fx_rewrite", "record", "restore", "runtime"]

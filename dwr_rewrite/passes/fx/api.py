@@ -4,29 +4,42 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any, Literal, TypeVar
 
 from torch import nn
 from torch.export import ExportedProgram
 from torch.fx import GraphModule
 
+from dwr_rewrite import cost
 from dwr_rewrite.errors import DwrError
+from dwr_rewrite.lowerings import candidates
 from dwr_rewrite.passes.fx import attributes, exported, graph, modules
 from dwr_rewrite.passes.fx.decide import FormPolicy, Options, options
+from dwr_rewrite.passes.fx.notes import note, record, runtime
 from dwr_rewrite.passes.fx.observe import functional_calls
+from dwr_rewrite.passes.fx.tune.auto import Instruments, Outcome, choose
+from dwr_rewrite.passes.fx.tune.request import Wish, request_for
+from dwr_rewrite.passes.fx.tune.whole import Step
+from dwr_rewrite.passes.fx.verify.calling import as_arguments
+from dwr_rewrite.planner import AUTO, Chooser
 from dwr_rewrite.report import SiteReport
 
-RECORD = "_dwr_record"
-"""Attribute of a rewritten model: its site reports."""
+__all__ = ["fx_rewrite", "record", "restore", "runtime"]
 
 Model = TypeVar("Model", nn.Module, GraphModule, ExportedProgram)
 
 
 def fx_rewrite(
     model: Model,
-    example_inputs: Sequence[Any] | None = None,
+    example_inputs: Any = None,
     *,
-    policy: FormPolicy = "blocks:32",
+    policy: FormPolicy = AUTO,
+    target: str | None = None,
+    budget: float = 60.0,
+    min_speedup: float = 1.02,
+    step: Step | None = None,
+    compiled: bool = False,
     weights: Literal["precomputed", "linked"] | None = None,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
@@ -35,14 +48,29 @@ def fx_rewrite(
 ) -> Model:
     """Rewrites the depthwise convolutions of a torch model as diagonal standard convolutions.
 
+    By default every convolution takes the form that is measured to be fastest on the GPU that the
+    model is on, and what does not make the whole model faster is taken back. Where nothing is known
+    to be faster, the model is returned as it is; the logger ``dwr_rewrite`` says why at INFO.
+
     Args:
         model: a module (rewritten where it is, without tracing), a traced GraphModule, or an
             ExportedProgram.
-        example_inputs: positional arguments on which a module is run once after the rewrite, in
-            eval mode, so that depthwise convolutions which its code calls as functions are
-            reported too. Without them only its modules are seen.
-        policy: ``blocks:N``, ``dense`` or ``keep``; or a mapping with one of them for each of
-            ``forward``, ``grad_input`` and ``grad_weight`` (linked weights only; default keep).
+        example_inputs: arguments of its forward, as it is going to be used: a tensor, a sequence,
+            or a dict by name. ``auto`` measures with their sizes; an ExportedProgram brings its
+            own. With any policy, a module is run on them once after the rewrite, in eval mode, so
+            that convolutions which its code calls as functions are reported too.
+        policy: ``auto``; or ``blocks:N``, ``dense`` or ``keep`` for all; or a mapping with one of
+            these three for each of ``forward``, ``grad_input`` and ``grad_weight`` (linked weights
+            only; default keep).
+        target: what the model is to be fast on, where that is not the GPU that it is on: ``cpu``,
+            or the name of a GPU that is not here (``H200``), for which recorded answers or the cost
+            model decide.
+        budget: seconds for measuring convolutions, besides trials of the whole model.
+        min_speedup: how many times faster a form, and the whole model, has to be.
+        step: runs the model that it is given once, as it is going to be used, for instance a whole
+            training step. By default an inference for precomputed weights; for linked ones forward,
+            backward from the mean squares of the outputs, and a step of SGD.
+        compiled: both models are timed as ``torch.compile`` makes them.
         weights: ``precomputed`` stores diagonal weights in ordinary convolutions; ``linked`` keeps
             the compact parameters, their names and their gradients. By default linked in training
             mode and precomputed in eval mode and for exported programs.
@@ -52,7 +80,8 @@ def fx_rewrite(
         inplace: change ``model`` itself and return it.
 
     Returns:
-        The same kind of model. :func:`record` tells what was done to it.
+        The same kind of model. :func:`record` tells what was done to it, :func:`runtime` what was
+        timed.
 
     Raises:
         DwrError: an argument is wrong.
@@ -68,12 +97,81 @@ def fx_rewrite(
     training = isinstance(given, nn.Module) and given.training
     linked = weights == "linked" or (weights is None and training)
     chosen = options(policy, linked, include, exclude, max_growth)
+    wish = Wish(target, budget, min_speedup, step, compiled)
+    if policy != AUTO and wish != Wish():
+        raise DwrError(f"target, budget, min_speedup, step and compiled are for policy='auto', and "
+                       f"the policy is {policy!r}")  # fmt: skip
+    return perform(model, example_inputs, chosen, wish if policy == AUTO else None, inplace)
+
+
+def rewrite_noted(
+    model: GraphModule,
+    example_inputs: Sequence[Any],
+    *,
+    policy: FormPolicy = AUTO,
+    target: str | None = None,
+    budget: float = 60.0,
+    min_speedup: float = 1.02,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    max_growth: int = 256 << 20,
+) -> GraphModule:
+    """Rewrites a graph of Dynamo's with linked weights; arguments as those of :func:`fx_rewrite`.
+
+    ``auto`` measures single convolutions with the sizes that Dynamo noted, and not the whole model,
+    which is only a graph of its operators here.
+    """
+    chosen = options(policy, True, include, exclude, max_growth)
+    wish = Wish(target, budget, min_speedup, noted=True) if policy == AUTO else None
+    return perform(model, example_inputs, chosen, wish, inplace=False)
+
+
+def perform(
+    model: Model,
+    example_inputs: Any,
+    chosen: Options,
+    wish: Wish | None,
+    inplace: bool,
+    instruments: Instruments | None = None,
+) -> Model:
+    """Rewrites a model as :func:`fx_rewrite` was asked to.
+
+    Args:
+        model: the model.
+        example_inputs: arguments of its forward, or None.
+        chosen: what to do with every site; ``auto`` puts its plan in place of the choosers.
+        wish: what ``auto`` is to reach; None for another policy.
+        inplace: change ``model`` itself.
+        instruments: what measures.
+    """
+    outcome = None
+    if wish is not None:
+        request = request_for(model, example_inputs, chosen, wish)
+
+        def rewrite(other: Any, chooser: Chooser) -> None:
+            list(_rewrite(other, chosen.by(chooser)))
+
+        outcome = choose(model, request, rewrite, instruments or Instruments())
+        chosen = chosen.by(outcome.plan)
     result: Any = model if inplace else _copy(model)
-    reports = list(_rewrite(result, chosen))
-    if example_inputs is not None and not isinstance(given, ExportedProgram):
-        reports += functional_calls(result, example_inputs, (site.name for site in reports))
-    _note(result, reports)
+    reports = [_weighed(site, outcome) for site in _rewrite(result, chosen)]
+    runs = isinstance(model, nn.Module) and not (wish and wish.noted)
+    if example_inputs is not None and runs:
+        args, named = as_arguments(example_inputs)
+        reports += functional_calls(result, args, named, (site.name for site in reports))
+    note(result, reports, None if outcome is None else outcome.runtime)
     return result
+
+
+def _weighed(site: SiteReport, outcome: Outcome | None) -> SiteReport:
+    """A report with what was weighed, and with the size at which it ran."""
+    choices = () if outcome is None else outcome.plan.choices.get(site.name, ())
+    if not choices:
+        return site
+    forward = choices[0]
+    spec, before = forward.workload.spec, cost.macs(forward.workload.spec)
+    width = candidates(spec)[forward.form].packing.width if site.changed else 1
+    return replace(site, choices=choices, spec=spec, macs=(before, cost.macs(spec, width)))
 
 
 def _copy(model: Model) -> Model:
@@ -81,12 +179,6 @@ def _copy(model: Model) -> Model:
         return copy.deepcopy(model)
     except RuntimeError as error:  # the old weight_norm keeps a tensor that torch does not copy
         raise DwrError(f"the model cannot be copied: {error}; pass inplace=True") from error
-
-
-def _note(model: Any, reports: list[SiteReport]) -> None:
-    setattr(model, RECORD, reports)
-    if isinstance(model, GraphModule):  # a copy of one keeps its meta and none of its attributes
-        model.meta[RECORD] = reports
 
 
 def _rewrite(model: nn.Module | ExportedProgram, chosen: Options) -> Iterator[SiteReport]:
@@ -97,19 +189,6 @@ def _rewrite(model: nn.Module | ExportedProgram, chosen: Options) -> Iterator[Si
     yield from graph.rewrite(model, chosen)
 
 
-def record(model: nn.Module | ExportedProgram) -> list[SiteReport]:
-    """What :func:`fx_rewrite` decided for every convolution that it saw in ``model``.
-
-    Raises:
-        DwrError: the model was not rewritten.
-    """
-    noted = model.meta.get(RECORD) if isinstance(model, GraphModule) else None
-    reports = getattr(model, RECORD, noted)
-    if reports is None:
-        raise DwrError("this model does not come from dwr.fx_rewrite")
-    return list(reports)
-
-
 def restore(model: Model, *, inplace: bool = False) -> Model:
     """Gives a rewritten torch model its depthwise convolutions back.
 
@@ -118,7 +197,7 @@ def restore(model: Model, *, inplace: bool = False) -> Model:
         inplace: change ``model`` itself and return it.
     """
     result: Any = model if inplace else _copy(model)
-    _note(result, list(_restore(result)))
+    note(result, list(_restore(result)))
     return result
 
 

@@ -2,20 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from inspect import signature
 from typing import Any
 
 from torch.fx import GraphModule
 from torch.fx.passes.infra.pass_base import PassBase, PassResult
 
-from dwr_rewrite.passes.fx.api import fx_rewrite, record
+from dwr_rewrite.errors import DwrError
+from dwr_rewrite.passes.fx.api import fx_rewrite, record, rewrite_noted
+
+_, _, *OPTIONS = signature(rewrite_noted).parameters
+"""Names of the options that ``torch.compile`` may pass on."""
 
 
-def dwr(model: GraphModule, example_inputs: Sequence[Any]) -> Callable[..., Any]:
-    """The backend: Dynamo's graphs take their parameters as inputs, so the weights are linked."""
+def dwr(
+    model: GraphModule, example_inputs: Sequence[Any], *, options: Mapping[str, Any] | None = None
+) -> Callable[..., Any]:
+    """The backend: Dynamo's graphs take their parameters as inputs, so the weights are linked.
+
+    Args:
+        model: what Dynamo traced.
+        example_inputs: what it is called with, or stand-ins.
+        options: those of ``torch.compile``: arguments of
+            :func:`~dwr_rewrite.passes.fx.api.rewrite_noted`.
+
+    Raises:
+        DwrError: an option is not known, or wrong.
+    """
     from torch._inductor.compile_fx import compile_fx
 
-    compiled: Any = compile_fx(fx_rewrite(model, weights="linked"), list(example_inputs))
+    given = options or {}
+    unknown = sorted(set(given) - set(OPTIONS))
+    if unknown:
+        raise DwrError(f"backend 'dwr' has no option {', '.join(unknown)}; it has "
+                       f"{', '.join(OPTIONS)}")  # fmt: skip
+    rewritten = rewrite_noted(model, example_inputs, **given)
+    compiled: Any = compile_fx(rewritten, list(example_inputs))
     return compiled
 
 

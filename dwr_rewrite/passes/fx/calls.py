@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.fx import Node
 from torch.nn import functional as F
 
-from dwr_rewrite.passes.fx.functional import Geometry, Widths, convolve, pad
+from dwr_rewrite.passes.fx.functional import Geometry, Widths, around, convolve, pad
 from dwr_rewrite.spec import Pads, Same, same_padding
 
 aten = torch.ops.aten
@@ -155,7 +155,8 @@ def depthwise_conv(
             same_padding("same_upper", 1, k, 1, d)
             for k, d in zip(weight.shape[2:], dilations, strict=True)
         )
-        x, amounts = pad(x, pairs), 0
+        first, amounts = around(pairs)
+        x = pad(x, first)
     elif padding == "valid":
         amounts = 0
     kernel = tuple(int(n) for n in weight.shape[2:])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
@@ -12,13 +12,13 @@ from dwr_rewrite import cost
 from dwr_rewrite.errors import DwrError, Rejection
 from dwr_rewrite.passes.fx.calls import Signature, as_tuple, padding_of
 from dwr_rewrite.passes.fx.functional import Widths
-from dwr_rewrite.planner import Chooser, Policy, Selection
+from dwr_rewrite.planner import AUTO, Chooser, Policy, Selection
 from dwr_rewrite.report import SiteReport
 from dwr_rewrite.spec import DTYPES, ConvSpec, Pads, Same
 from dwr_rewrite.workload import DIRECTIONS
 
 FormPolicy = str | Mapping[str, str]
-"""``blocks:N``, ``dense`` or ``keep``; or one of them for each of ``DIRECTIONS``."""
+"""``auto``, ``blocks:N``, ``dense``, ``keep``; or a form for each of ``DIRECTIONS``."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,10 @@ class Options:
     selection: Selection
     max_growth: int
 
+    def by(self, chooser: Chooser) -> Options:
+        """The same with one that chooses for all directions."""
+        return replace(self, choosers=(chooser, chooser, chooser))
+
 
 def options(
     policy: FormPolicy,
@@ -53,7 +57,7 @@ def options(
     if type(max_growth) is not int or max_growth < 0:
         raise DwrError(f"max_growth {max_growth!r}: a number of bytes expected")
     return Options(
-        _policies(policy),
+        _policies("keep" if policy == AUTO else policy),  # which is not known yet
         linked,
         Selection.parse(include, exclude),
         max_growth,
@@ -71,6 +75,9 @@ def _policies(policy: FormPolicy) -> tuple[Policy, Policy, Policy]:
         if not isinstance(text, str):
             raise DwrError(f"policy {text!r}: a text such as 'blocks:32', or a mapping with one "
                            f"for each of {', '.join(DIRECTIONS)}, expected")  # fmt: skip
+        if text == AUTO:
+            raise DwrError(f"policy 'auto' for {name!r}: it is for all directions at once, as "
+                           f"policy='auto'")  # fmt: skip
     forms: dict[str, str] = {**dict.fromkeys(DIRECTIONS, "keep"), **texts}
     forward, grad_input, grad_weight = (Policy.parse(forms[name]) for name in DIRECTIONS)
     return forward, grad_input, grad_weight

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from dwr_rewrite.lowerings.diagonal import diagonal
 from dwr_rewrite.recipe import Packing
-from dwr_rewrite.spec import ConvSpec
+from dwr_rewrite.spec import ConvSpec, Pads
 
 aten = torch.ops.aten
 
@@ -115,25 +115,27 @@ class _Depthwise(torch.autograd.Function):
         (gradient,), (x, weight) = gradients, ctx.saved_tensors
         grad_x = grad_weight = grad_bias = None
         if ctx.needs_input_grad[0]:
-            grad_x = _gradient(gradient, x, weight, ctx.geometry, ctx.widths.grad_input, 0)
+            grad_x = gradient_of(gradient, x, weight, ctx.geometry, ctx.widths.grad_input, 0)
         if ctx.needs_input_grad[1]:
             width = ctx.widths.grad_weight
-            packed = _gradient(gradient, x, weight, ctx.geometry, width, 1)
-            grad_weight = unpack(packed, ctx.geometry.packing(width))
+            grad_weight = gradient_of(gradient, x, weight, ctx.geometry, width, 1)
         if ctx.bias_size is not None and ctx.needs_input_grad[2]:
             grad_bias = gradient.sum([0, *range(2, gradient.dim())])
         return grad_x, grad_weight, grad_bias, None, None
 
 
-def _gradient(
+def gradient_of(
     gradient: Tensor, x: Tensor, weight: Tensor, geometry: Geometry, width: int, which: int
 ) -> Tensor:
-    """One output of ``aten.convolution_backward`` (0: of the input, 1: of the weight)."""
-    mask = [which == 0, which == 1, False]
-    packed = pack(weight, geometry.packing(width))
-    return aten.convolution_backward(gradient, x, packed, None, *geometry.arguments(width), mask)[
-        which
-    ]
+    """One gradient of the packed convolution: 0 of the input, 1 of the weight, which is compact.
+
+    Only the shapes of ``x`` (for 0) and of ``weight`` (for 1) count.
+    """
+    packing, mask = geometry.packing(width), [which == 0, which == 1, False]
+    found = aten.convolution_backward(
+        gradient, x, pack(weight, packing), None, *geometry.arguments(width), mask
+    )[which]
+    return unpack(found, packing) if which else found
 
 
 def convolve(
@@ -159,14 +161,31 @@ def convolve(
 def _autocast(
     x: Tensor, weight: Tensor, bias: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    kind = x.device.type
-    if not torch.is_autocast_enabled(kind) or x.dtype == torch.float64:
+    if not _casts(x):
         return x, weight, bias
-    dtype = torch.get_autocast_dtype(kind)
+    dtype = runs_in(x)
     return x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
 
 
-def pad(x: Tensor, pads: tuple[tuple[int, int], ...], mode: str = "zeros") -> Tensor:
+def _casts(x: Tensor) -> bool:
+    return torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64
+
+
+def runs_in(x: Tensor) -> torch.dtype:
+    """The type in which ``x`` is convolved: autocast's where it is on, but for float64."""
+    return torch.get_autocast_dtype(x.device.type) if _casts(x) else x.dtype
+
+
+def around(pads: Pads) -> tuple[Pads, tuple[int, ...]]:
+    """What has to be padded before a convolution, and what it pads itself: both sides alike."""
+    if all(before == after for before, after in pads):
+        return (), tuple(before for before, _ in pads)
+    return pads, (0,) * len(pads)
+
+
+def pad(x: Tensor, pads: Pads, mode: str = "zeros") -> Tensor:
     """Pads the spatial axes of ``x``; ``mode`` as in ``nn.Conv2d.padding_mode``."""
+    if not pads:
+        return x
     flat = [amount for pair in reversed(pads) for amount in pair]
     return F.pad(x, flat, mode="constant" if mode == "zeros" else mode)

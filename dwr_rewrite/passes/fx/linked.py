@@ -11,7 +11,7 @@ from torch.nn.modules.conv import _ConvTransposeNd
 from torch.nn.utils import parametrize
 
 from dwr_rewrite.passes.fx.calls import as_tuple
-from dwr_rewrite.passes.fx.functional import Geometry, Widths, convolve, pad
+from dwr_rewrite.passes.fx.functional import Geometry, Widths, around, convolve, pad
 from dwr_rewrite.spec import ConvSpec
 
 UNDO = "_dwr_undo"
@@ -104,13 +104,15 @@ def class_over(cls: type, base: type) -> type:
 
 
 def conv_geometry(module: Any, x: Tensor) -> tuple[Geometry, Tensor]:
-    """The geometry of a Conv module, and its input padded where padding is not symmetric zeros."""
+    """The geometry of a Conv module, and its input: padded, where aten cannot pad it so itself."""
     spec: ConvSpec = getattr(module, UNDO).spec
     rank, padding = len(spec.kernel), module.padding
     if module.padding_mode != "zeros" or padding == "same":
         flat = module._reversed_padding_repeated_twice
         pairs = tuple((flat[i], flat[i + 1]) for i in range(len(flat) - 2, -1, -2))
-        x, padding = pad(x, pairs, module.padding_mode), (0,) * len(pairs)
+        zeros = module.padding_mode == "zeros"
+        first, padding = around(pairs) if zeros else (pairs, (0,) * len(pairs))
+        x = pad(x, first, module.padding_mode)
     elif padding == "valid":
         padding = 0
     return Geometry(

@@ -6,7 +6,7 @@ convolves, so that nothing is missed silently.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from math import prod
@@ -16,7 +16,8 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from dwr_rewrite.errors import Rejection
+from dwr_rewrite.equivalence.sample import first_line
+from dwr_rewrite.errors import DwrError, Rejection
 from dwr_rewrite.passes.fx.decide import left
 from dwr_rewrite.report import SiteReport
 
@@ -40,17 +41,21 @@ class _Depthwise(TorchDispatchMode):
 
 
 def functional_calls(
-    model: nn.Module, example_inputs: Sequence[Any], known: Iterable[str]
+    model: nn.Module, args: Sequence[Any], named: Mapping[str, Any], known: Iterable[str]
 ) -> list[SiteReport]:
     """A report for every depthwise call outside of the ``known`` modules.
 
     Args:
         model: run once, in eval mode, so that no statistics move.
-        example_inputs: its positional arguments.
+        args: its positional arguments.
+        named: its keyword arguments.
         known: names of the modules that are reported already.
+
+    Raises:
+        DwrError: the model does not run on them.
     """
     seen, reports = set(known), list[SiteReport]()
-    for place in _run(model, example_inputs):
+    for place in _run(model, args, named):
         if place not in seen:
             where = type(model.get_submodule(place)).__name__
             reason = Rejection("functional-call", f"the forward of {where} calls it as a function; "
@@ -59,12 +64,15 @@ def functional_calls(
     return reports
 
 
-def _run(model: nn.Module, example_inputs: Sequence[Any]) -> list[str]:
+def _run(model: nn.Module, args: Sequence[Any], named: Mapping[str, Any]) -> list[str]:
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
         with torch.no_grad(), _Depthwise() as mode, _named(model, mode.running):
-            model(*example_inputs)
+            model(*args, **named)
+    except Exception as error:
+        raise DwrError(f"{type(model).__name__} does not run on the example inputs: "
+                       f"{first_line(error)}") from error  # fmt: skip
     finally:
         for module, training in modes:
             module.training = training

@@ -14,12 +14,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dwr_rewrite.passes.fx import backend
+from dwr_rewrite.errors import DwrError
+from dwr_rewrite.passes.fx import api, backend
+from dwr_rewrite.passes.fx.api import record
 from dwr_rewrite.passes.fx.calls import depthwise_conv
+from dwr_rewrite.passes.fx.tune.auto import Instruments
+from dwr_rewrite.tuning.database import Database
+from tests.passes.fx.tuning import FakeBench, forms_faster
 
 ROOT = Path(__file__).parents[3]
 C = 4
 EPS = 2.0**-53
+BLOCKS = {"policy": "blocks:32"}
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:`torch.jit.script_method` is deprecated:DeprecationWarning",
@@ -61,14 +67,22 @@ def fresh() -> Iterator[None]:
 def seen(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The graphs that the backend hands to Inductor."""
     graphs: list[Any] = []
-    rewrite = backend.fx_rewrite
+    rewrite = backend.rewrite_noted
 
     def keep(*args: Any, **options: Any) -> Any:
         graphs.append(rewrite(*args, **options))
         return graphs[-1]
 
-    monkeypatch.setattr(backend, "fx_rewrite", keep)
+    monkeypatch.setattr(backend, "rewrite_noted", keep)
     return graphs
+
+
+@pytest.fixture
+def eager(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Inductor, which takes seconds, is left out: the graph runs as it was rewritten."""
+    from torch._inductor import compile_fx
+
+    monkeypatch.setattr(compile_fx, "compile_fx", lambda graph, inputs: graph.forward)
 
 
 def count(graphs: list[Any]) -> list[int]:
@@ -117,7 +131,7 @@ def assert_equal(got: dict[str, Tensor], expected: dict[str, Tensor], bound: Any
 
 def test_forward_and_backward(net: Net, seen: list[Any]) -> None:
     x = image()
-    compiled = torch.compile(net, backend=backend.dwr, fullgraph=True)
+    compiled = torch.compile(net, backend=backend.dwr, options=BLOCKS, fullgraph=True)
     expected, bound = results(net, net, x), bounds(net, x)
     got = results(net, compiled, x)
     assert count(seen) == [LAYERS]
@@ -129,7 +143,7 @@ def test_forward_and_backward(net: Net, seen: list[Any]) -> None:
 
 def test_no_grad_in_eval_mode(net: Net, seen: list[Any]) -> None:
     model = copy.deepcopy(net).eval()
-    compiled = torch.compile(model, backend=backend.dwr)
+    compiled = torch.compile(model, backend=backend.dwr, options=BLOCKS)
     x = image()
     with torch.no_grad():
         difference = (compiled(x) - model(x)).abs().max()
@@ -139,7 +153,7 @@ def test_no_grad_in_eval_mode(net: Net, seen: list[Any]) -> None:
 
 def test_dynamic_shapes(net: Net, seen: list[Any]) -> None:
     """Any batch compiles once; Inductor itself fixes the lengths of a convolution's input."""
-    compiled = torch.compile(net, backend=backend.dwr, dynamic=True)
+    compiled = torch.compile(net, backend=backend.dwr, options=BLOCKS, dynamic=True)
     for shape, graphs in (((2, 6, 5), 1), ((3, 6, 5), 1), ((5, 6, 5), 1), ((3, 7, 9), 2)):
         x = image(*shape)
         assert_equal(results(net, compiled, x), results(net, net, x), bounds(net, x))
@@ -149,7 +163,7 @@ def test_dynamic_shapes(net: Net, seen: list[Any]) -> None:
 def test_training_steps_move_the_parameters_of_the_model(net: Net) -> None:
     """The compiled model reads its parameters anew: three steps are those of the model itself."""
     models = [copy.deepcopy(net) for _ in range(2)]
-    calls = [models[0], torch.compile(models[1], backend=backend.dwr)]
+    calls = [models[0], torch.compile(models[1], backend=backend.dwr, options=BLOCKS)]
     x = image()
     for model, call in zip(models, calls, strict=True):
         optimizer = torch.optim.SGD(model.parameters(), 1e-3)
@@ -163,6 +177,57 @@ def test_training_steps_move_the_parameters_of_the_model(net: Net) -> None:
     ):
         assert not torch.equal(one, net.get_parameter(name))
         assert (one - other).abs().max() <= 3 * (1e-3 * bound[name] + 2 * EPS * one.abs().max())
+
+
+@pytest.mark.usefixtures("eager")
+def test_by_default_nothing_is_rewritten_on_a_cpu(net: Net, seen: list[Any]) -> None:
+    x = image()
+    compiled = torch.compile(net, backend=backend.dwr)
+    assert_equal(results(net, compiled, x), results(net, net, x), bounds(net, x))
+    assert count(seen) == [0]
+    assert {s.reason.code for s in record(seen[0])} == {"not-measured"}
+
+
+@pytest.mark.usefixtures("eager")
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_forms_are_chosen_with_the_sizes_that_dynamo_noted(
+    dynamic: bool, net: Net, seen: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DWR_TUNING_DATABASE", str(tmp_path / "tuning.sqlite3"))
+    bench = FakeBench(forms_faster(forward="dense", grad_weight="blocks:8"))
+    monkeypatch.setattr(api, "Instruments", lambda: Instruments(lambda _: bench))
+    options = {"target": "cpu"}
+    compiled = torch.compile(net, backend=backend.dwr, options=options, dynamic=dynamic)
+    x = image()
+    assert_equal(results(net, compiled, x), results(net, net, x), bounds(net, x))
+    first, same, _ = record(seen[0])
+    assert first.choices[0].workload.input_shape == (2, C, 6, 5)
+    assert [c.workload.direction for c in same.choices] == [
+        "forward", "grad_input", "grad_weight",
+    ]  # fmt: skip
+    calls = seen[0].graph.find_nodes(op="call_function", target=depthwise_conv)
+    # 8 channels in one group are the dense form; there the other one is not known
+    assert [tuple(node.args[-1]) for node in calls] == [(C, 1, 1), (2 * C, 1, 1), (2 * C, 1, 1)]
+
+
+@pytest.mark.usefixtures("eager")
+def test_forms_are_measured_with_real_tensors_while_dynamo_traces(
+    net: Net, seen: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "tuning.sqlite3"
+    monkeypatch.setenv("DWR_TUNING_DATABASE", str(path))
+    compiled = torch.compile(net, backend=backend.dwr, options={"target": "cpu", "budget": 1e-3})
+    compiled(image())
+    with Database.open() as database:
+        [holding] = database.holdings()
+    assert holding.answers == 1  # the budget
+
+
+def test_a_wrong_option_is_named(net: Net) -> None:
+    wrong = {"inplace": True}, {"policy": "fast"}
+    for options, message in zip(wrong, ("inplace", "policy 'fast' is not known"), strict=True):
+        with pytest.raises(DwrError, match=message):
+            backend.dwr(torch.fx.symbolic_trace(net), [], options=options)
 
 
 def test_the_entry_point_names_the_function() -> None:

@@ -378,7 +378,7 @@ REFUSED: dict[str, tuple[Callable[..., Any], str]] = {
 def test_what_is_refused_is_left_as_it_is(name: str) -> None:
     function, code = REFUSED[name]
     traced = symbolic_trace(function)
-    fast = dwr.fx_rewrite(traced)
+    fast = dwr.fx_rewrite(traced, policy="blocks:32")
     assert [s.reason.code for s in dwr.record(fast) if s.reason] == [code]
     assert fast.code == traced.code
 
@@ -397,7 +397,7 @@ def test_ordinary_and_pointwise_convolutions_are_left() -> None:
             return F.conv1d(x, self.pointwise, groups=C)
 
     traced = symbolic_trace(Others())
-    fast = dwr.fx_rewrite(traced)
+    fast = dwr.fx_rewrite(traced, policy="blocks:32")
     assert forms(dwr.record(fast)) == {"conv1d_1": "grouped", "conv1d_2": "pointwise"}
     assert fast.code == traced.code
 

@@ -198,7 +198,7 @@ def roll_weight(gradient, x, weight, geometry, width, which):
     return found.roll(1, 0) if which == 1 else found
 
 
-RIGHT = functional._gradient
+RIGHT = functional.gradient_of
 
 
 @pytest.mark.parametrize(
@@ -208,7 +208,7 @@ def test_a_wrong_gradient_is_named(wrong, direction, monkeypatch):
     """The outputs are right: inference would not tell."""
     reference = smooth()
     candidate = dwr.fx_rewrite(reference, **LINKED)
-    monkeypatch.setattr(functional, "_gradient", wrong)
+    monkeypatch.setattr(functional, "gradient_of", wrong)
     found = trained(reference, candidate)
     assert not found.passed
     failed = {(g.direction, g.name) for g in found.gradients if not g.passed}

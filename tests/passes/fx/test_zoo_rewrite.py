@@ -69,11 +69,11 @@ def test_precomputed_in_eval_mode(network):
     before = bits(module)
     with torch.no_grad():
         expected = outputs(module, inputs)
-        fast = dwr.fx_rewrite(module, inputs)
+        fast = dwr.fx_rewrite(module, inputs, policy="blocks:32")
         for actual, wanted in zip(outputs(fast, inputs), expected, strict=True):
             close(actual, wanted)
     assert dwr.record(fast), "every network has a depthwise convolution, rewritten or refused"
-    again = dwr.fx_rewrite(fast)
+    again = dwr.fx_rewrite(fast, policy="blocks:32")
     assert not any(site.changed for site in dwr.record(again))
     assert bits(again) == bits(fast)
     back = dwr.restore(fast)
@@ -85,7 +85,7 @@ def test_precomputed_in_eval_mode(network):
 def test_linked_in_training_mode(network):
     module, inputs = network
     module.train().requires_grad_()
-    linked = dwr.fx_rewrite(copy.deepcopy(module))
+    linked = dwr.fx_rewrite(copy.deepcopy(module), policy="blocks:32")
     before = bits(linked)
     assert before == bits(module)
     assert [n for n, _ in linked.named_parameters()] == [n for n, _ in module.named_parameters()]

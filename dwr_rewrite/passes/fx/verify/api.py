@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.export import ExportedProgram
 
-from dwr_rewrite.passes.fx.api import RECORD, record
+from dwr_rewrite.passes.fx.notes import RECORD, record
 from dwr_rewrite.passes.fx.verify.sites import as_module
 from dwr_rewrite.report import SiteReport, Totals
 

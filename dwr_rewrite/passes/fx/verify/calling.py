@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -63,7 +62,7 @@ class Call:
             DwrError: there is no tensor among them, or not as many as names.
         """
         parameters = _parameters(model)
-        entries, structure = tree_flatten_with_path(_arguments(examples))
+        entries, structure = tree_flatten_with_path(as_arguments(examples))
         shapes = _program_shapes(program) if program else {}
         arrays: Arrays = {}
         declared: dict[str, Declared] = {}
@@ -107,7 +106,8 @@ def _parameters(model: nn.Module) -> list[inspect.Parameter]:
         return []
 
 
-def _arguments(examples: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def as_arguments(examples: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Positional and keyword arguments, from a tensor, a sequence, or a dict by name."""
     if isinstance(examples, Mapping):
         return (), dict(examples)
     return ((examples,) if isinstance(examples, Tensor | np.ndarray) else tuple(examples)), {}
@@ -154,12 +154,14 @@ def to_numpy(tensor: Tensor) -> Array:
     if tensor.is_complex():
         tensor = torch.view_as_real(tensor.resolve_conj())
     if tensor.dtype == torch.bfloat16:
+        import ml_dtypes  # which a rewrite can do without
+
         return tensor.contiguous().view(torch.int16).numpy().view(ml_dtypes.bfloat16)
     return tensor.resolve_neg().numpy()
 
 
 def to_torch(array: Array) -> Tensor:
     """The inverse of :func:`to_numpy`; the tensor shares no memory with the array."""
-    if array.dtype == ml_dtypes.bfloat16:
+    if array.dtype.name == "bfloat16":
         return torch.from_numpy(np.array(array).view(np.int16)).view(torch.bfloat16)
     return torch.from_numpy(np.array(array))

@@ -8,8 +8,8 @@ from typing import Any
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
-from dwr_rewrite.passes.fx.api import RECORD
 from dwr_rewrite.passes.fx.linked import UNDO, base_class, linked_class
+from dwr_rewrite.passes.fx.notes import RECORD, RUNTIME
 from dwr_rewrite.passes.fx.verify.findings import Findings, became, where
 from dwr_rewrite.passes.fx.verify.graphs import compare_graphs
 from dwr_rewrite.passes.fx.verify.lemma import prove
@@ -24,7 +24,7 @@ class Missing:
     """Stands for an attribute that a module has not."""
 
 
-_NOT_PLAIN = frozenset({*vars(nn.Module()), UNDO, RECORD})
+_NOT_PLAIN = frozenset({*vars(nn.Module()), UNDO, RECORD, RUNTIME})
 
 
 def compare_modules(reference: nn.Module, candidate: nn.Module) -> Findings:
