@@ -65,14 +65,11 @@ def state() -> dict[str, str]:
     """Clocks, power limit and temperature now; nothing of a CPU."""
     if not torch.cuda.is_available():
         return {}
-    try:
-        return nvidia.state(torch.cuda.current_device())
-    except ImportError:  # there is no NVML for Python here
-        return _by_program()
+    return nvidia.state(torch.cuda.current_device()) or _by_program()
 
 
 def _by_program() -> dict[str, str]:
-    """The same as nvidia-smi tells it; nothing without it."""
+    """The same as nvidia-smi tells it, where NVML's module is missing; nothing without it."""
     program = shutil.which("nvidia-smi")
     if program is None:
         return {}
@@ -85,10 +82,7 @@ def _by_program() -> dict[str, str]:
 
 
 def driver() -> str | None:
-    try:
-        return nvidia.driver_version()
-    except ImportError:
-        return _by_program().get("driver_version")
+    return nvidia.driver_version() or _by_program().get("driver_version")
 
 
 def source(files: Iterable[Path]) -> str:

@@ -88,8 +88,7 @@ class Layer:
         """Products that are summed for one element of a direction's result, at most."""
         if direction == "grad_weight":
             return batch * prod(self.spatial if self.transposed else self.output_spatial)
-        gathers = (direction == "grad_input") is not self.transposed
-        return prod(self.kernel) * (self.multiplier if gathers else 1)
+        return prod(self.kernel) * (self.multiplier if direction == "grad_input" else 1)
 
 
 def _by(lengths: tuple[int, ...]) -> str:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dwr_rewrite.errors import DwrError, NotEquivalentError
-    from dwr_rewrite.passes.fx.api import fx_rewrite, record
+    from dwr_rewrite.passes.fx.api import fx_rewrite, record, runtime
     from dwr_rewrite.passes.onnx.api import Rewrite, onnx_rewrite
     from dwr_rewrite.report import Report
     from dwr_rewrite.verify_models import verify
@@ -21,7 +21,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "DwrError", "NotEquivalentError", "Report", "Rewrite", "fx_rewrite", "onnx_rewrite", "record",
-    "restore", "verify",
+    "restore", "runtime", "verify",
 ]  # fmt: skip
 
 
@@ -34,7 +34,7 @@ def __getattr__(name: str) -> Any:
         from dwr_rewrite.passes.onnx import api as module
     elif name == "verify":
         from dwr_rewrite import verify_models as module
-    elif name in ("fx_rewrite", "record"):
+    elif name in ("fx_rewrite", "record", "runtime"):
         from dwr_rewrite.passes.fx import api as module
     else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -139,9 +139,11 @@ def _device(index: int) -> tuple[Any, Any] | None:
 
 @cache
 def _nvml() -> Any:
-    """The module that talks to NVML; None where there is no NVML."""
-    import pynvml
-
+    """The module that talks to NVML; None where either is missing."""
+    try:
+        import pynvml
+    except ImportError:  # the benchmarks run from a checkout, beside torch and little else
+        return None
     return None if _told(pynvml, lambda: pynvml.nvmlInit() or pynvml) is None else pynvml
 
 

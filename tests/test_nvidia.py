@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import sys
 
 import pytest
 
@@ -114,6 +115,13 @@ def test_one_library_alone_does_not_tell_the_device(fresh, lacking):
         fresh.setattr(nvidia, "DRIVER", "libabacus.so.1")
     assert (nvidia.state(0), nvidia.joules(0)) == ({}, None)
     assert nvidia.driver_version() == (None if lacking == "NVML" else "580.82.07")
+
+
+@pytest.mark.usefixtures("driver")
+def test_without_the_module_nothing_is_told(fresh):
+    fresh.setitem(sys.modules, "pynvml", None)
+    assert nvidia.driver_version() is None
+    assert (nvidia.state(0), nvidia.joules(0)) == ({}, None)
 
 
 @pytest.mark.usefixtures("fresh")

@@ -91,7 +91,8 @@ def test_the_fastest_form_is_stored(net: Net) -> None:
     assert (choice.form, [option.form for option in choice.options]) == (
         "blocks:8", ["keep", "blocks:8", "dense"],
     )  # fmt: skip
-    assert len(bench.asked) == 2  # two of the three are the same
+    layouts = [question.workload.layout for question in bench.asked]
+    assert sorted(layouts) == ["channels_last"] * 2 + ["nchw"] * 2  # two of the three are the same
     site = dwr.record(fast)[0]
     assert (site.spec.spatial, site.macs) == ((10, 10), (100 * 16 * 9, 8 * 100 * 16 * 9))
     timed = runtime(fast)
@@ -242,6 +243,50 @@ def test_what_is_slower_with_the_setting_or_without_it_is_kept(net: Net, times: 
     assert not forms(fast)
     assert runtime(fast).setting == "channels_last"
     assert not any(trial.accepted for trial in runtime(fast).trials)
+
+
+class Layouts:
+    """A timer by the layouts of image and weights, and whether there are rewritten sites."""
+
+    def __init__(self, plain: float, mixed: float, last: float) -> None:
+        self.rewritten = {(False, False): plain, (False, True): mixed, (True, True): last}
+
+    def __call__(self, runs: list[Run], seconds: float) -> tuple[Any, ...]:
+        found = []
+        for run in runs:
+            [x], weight = run.work.inputs, run.model.third.weight
+            image, weights = (is_last(tensor) for tensor in (x, weight))
+            original = 1.3 if weights else 1.0
+            rewritten = bool(widths(run.model))
+            found.append(timing(self.rewritten[image, weights] if rewritten else original))
+        return tuple(found)
+
+
+def is_last(tensor: torch.Tensor) -> bool:
+    """By the strides: of a tensor with one channel both layouts are contiguous."""
+    return tensor.stride(1) == 1
+
+
+@pytest.mark.parametrize(
+    ("times", "layout"),
+    [
+        ((0.9, 0.8, 0.6), torch.channels_last),
+        ((0.5, 0.8, 0.6), torch.contiguous_format),
+        ((1.1, 1.1, 0.6), None),  # with the image as it was given it is slower
+    ],
+)
+def test_the_layout_in_which_the_forms_win_goes_with_them(
+    net: Net, times: Any, layout: Any
+) -> None:
+    bench = FakeBench(forms_faster(forward="dense"))
+    fast = auto(net, image(), bench, Layouts(*times))
+    assert bool(forms(fast)) == (layout is not None)
+    weight = fast.third.weight
+    assert weight.is_contiguous(memory_format=layout or torch.contiguous_format)
+    assert runtime(fast).setting == ""
+    assert torch.allclose(fast(image()), net(image()), atol=1e-5)
+    if layout == torch.channels_last:
+        assert runtime(fast).trials[-1].speedup.median == pytest.approx(1 / 0.6)
 
 
 # --- what is left behind --------------------------------------------------------------------------

@@ -2,36 +2,31 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
 
 import torch
-from torch import nn
 
-from dwr_rewrite import cost
-from dwr_rewrite.cost import load_model
 from dwr_rewrite.errors import DwrError
-from dwr_rewrite.passes.fx.tune.bench import TorchBench
+from dwr_rewrite.passes.fx.tune.here import (
+    Here,
+    Instruments,
+    Outcome,
+    Rewrite,
+    by_answers,
+    forms,
+    log,
+    ran,
+)
 from dwr_rewrite.passes.fx.tune.places import is_here, place, plain, recorded
-from dwr_rewrite.passes.fx.tune.profile import Survey, survey_notes, survey_run
+from dwr_rewrite.passes.fx.tune.profile import Survey, survey_notes
 from dwr_rewrite.passes.fx.tune.request import Request
-from dwr_rewrite.passes.fx.tune.settings import try_settings
-from dwr_rewrite.passes.fx.tune.trial import Trial
-from dwr_rewrite.passes.fx.tune.whole import Model, Run, Timer, Work, copied, runnable, time_runs
-from dwr_rewrite.passes.fx.verify.running import eager, seeded
-from dwr_rewrite.planner import Basis, Chooser, Plan, settle
-from dwr_rewrite.planner.auto import Sites, measured, modelled, nothing
-from dwr_rewrite.timing import Runtime
-from dwr_rewrite.tuning import Bench
+from dwr_rewrite.passes.fx.tune.whole import Model, Run, copied, runnable
+from dwr_rewrite.passes.fx.verify.running import seeded
+from dwr_rewrite.planner import Basis
+from dwr_rewrite.planner.auto import Sites, modelled, nothing
 from dwr_rewrite.tuning.database import Database
+from dwr_rewrite.tuning.models import model_of
 from dwr_rewrite.tuning.recorded import Recorded
-
-log = logging.getLogger("dwr_rewrite")
-
-Rewrite = Callable[[Any, Chooser], object]
-"""Rewrites a model where it is, with the forms that a chooser gives."""
 
 NO_SIZES = (
     "without example_inputs (or a step) nothing is known of the sizes of its convolutions: pass "
@@ -46,34 +41,6 @@ NO_PLACE = (
     "the model and its inputs lie on several devices, and forms are measured on one: every "
     "convolution is kept. Move them to one, or name a form as the policy ('blocks:32')"
 )
-
-
-@dataclass(frozen=True)
-class Instruments:
-    """What measures.
-
-    Attributes:
-        bench: makes what times single convolutions on a device.
-        timer: times whole models.
-        seconds: at most, for one trial of the whole model, and for the free settings together.
-    """
-
-    bench: Callable[[torch.device], Bench] = TorchBench
-    timer: Timer = time_runs
-    seconds: float = 10.0
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What was chosen.
-
-    Attributes:
-        plan: for every site.
-        runtime: what was timed; None where nothing was.
-    """
-
-    plan: Plan
-    runtime: Runtime | None = None
 
 
 def choose(model: Model, request: Request, rewrite: Rewrite, instruments: Instruments) -> Outcome:
@@ -124,75 +91,9 @@ def _choose(model: Model, request: Request, rewrite: Rewrite, instruments: Instr
         return Outcome(nothing(f"forms are not measured on {device.type} devices"))
     if request.noted:
         sites, bench = _noted(model, request, survey, device), instruments.bench(device)
-        return Outcome(_forms(sites, request, bench))
+        return Outcome(forms(sites, request, bench))
     with torch.inference_mode(mode=False), seeded(runnable(model)):
-        return _whole(model, request, work, survey, rewrite, device, instruments)
-
-
-def _whole(
-    model: Model, request: Request, work: Work, survey: Survey, rewrite: Rewrite,
-    device: torch.device, instruments: Instruments,
-) -> Outcome:  # fmt: skip
-    """The free settings, the forms under the best of them, and the whole model until it is faster.
-
-    Everything is measured under that setting; what is rewritten has to be faster as it was given
-    too.
-    """
-
-    def rewritten(plan: Plan) -> nn.Module:
-        result = copied(model)
-        rewrite(result, plan)
-        return runnable(result)
-
-    original = Run(runnable(copied(model)), work)
-    original.check()
-    seconds = min(instruments.seconds, request.budget / 4)
-    settings, best = try_settings(original, device, instruments.timer, seconds)
-    reference = best.of(original)
-    with best.setting():
-        bench = instruments.bench(device)
-        plan = _forms(_ran(reference, request, survey, device), request, bench)
-    trial = Trial(original, reference, best, rewritten, instruments.timer, seconds)
-    settled = settle(plan, trial, request.min_speedup)
-    runtime = trial.runtime(bench.device, settings, settled.attempts, device)
-    return Outcome(_told(settled.plan, runtime), runtime)
-
-
-def _told(plan: Plan, runtime: Runtime) -> Plan:
-    """The plan with a sentence about what became of it."""
-    text = plan.basis.sentence
-    if plan.dropped and not plan.gains:
-        text += "; with every choice of faster forms the whole model was no faster"
-    if plan.gains:
-        speedup = runtime.trials[-1].speedup
-        text += (f"; the whole model is {speedup.median:.2f} times faster (95 % interval "
-                 f"{speedup.low:.2f} to {speedup.high:.2f})")  # fmt: skip
-    if runtime.setting:
-        text += f", with {runtime.setting} for both models"
-    return replace(plan, basis=replace(plan.basis, sentence=text))
-
-
-def _forms(sites: Sites, request: Request, bench: Bench) -> Plan:
-    """The forms of single convolutions, from the database or measured."""
-    count, budget = len(sites.questions), request.budget
-    log.info("measuring %d convolutions on %s, for up to %g s", count, bench.device, budget)
-    with Database.open() as database:
-        return _measured(sites, bench, database, request)
-
-
-def _measured(sites: Sites, bench: Bench, database: Database | None, request: Request) -> Plan:
-    return measured(
-        sites, bench, database, budget=request.budget, min_speedup=request.min_speedup,
-        model=_expectation(bench.device.name),
-    )  # fmt: skip
-
-
-def _expectation(name: str) -> cost.Model | None:
-    """The cost model of a device, to be shown beside its times; None where it has none."""
-    try:
-        return load_model(name)
-    except DwrError:
-        return None
+        return Here(model, request, work, survey, rewrite, device, instruments).outcome()
 
 
 def _elsewhere(model: Model, request: Request, survey: Survey, target: str) -> Outcome:
@@ -206,23 +107,16 @@ def _elsewhere(model: Model, request: Request, survey: Survey, target: str) -> O
         sites = _noted(model, request, survey, gpu)
     else:
         with torch.inference_mode(mode=False), seeded(runnable(model)):
-            sites = _ran(Run(runnable(copied(model)), work), request, survey, gpu)
+            sites = ran(Run(runnable(copied(model)), work), request, survey, gpu)
     with Database.open() as database:
         device = recorded(database.devices(), target)
         if device is not None:
             bench = Recorded(database, device)
-            plan = _measured(sites, bench, None, request)
+            plan = by_answers(sites, bench, database, request, remember=False)
             if plan.choices:
                 text = f"as {device} answered before; the whole model was not timed"
                 return Outcome(replace(plan, basis=Basis("measured", text)))
-    return Outcome(modelled(sites, load_model(target)))
-
-
-def _ran(run: Run, request: Request, survey: Survey, device: torch.device) -> Sites:
-    plain_run = replace(run, work=replace(run.work, compiled=False))  # compiled, it has no hooks
-    gpu = device.type == "cuda"
-    with eager():
-        return survey_run(run.model, survey, plain_run.check, gpu, request.max_growth)
+        return Outcome(modelled(sites, model_of(target, database)))
 
 
 def _noted(model: Model, request: Request, survey: Survey, device: torch.device) -> Sites:

@@ -97,13 +97,13 @@ def possible(run: Run, device: torch.device) -> Iterator[Free]:
 
 
 def _cpu(run: Run) -> Iterator[Free]:
-    yield from _channels_last(run)
+    yield from laid_out(run)
     yield _autocast("cpu", "bfloat16")
 
 
 def _gpu(run: Run) -> Iterator[Free]:
     cudnn = torch.backends.cudnn
-    layouts = [*_channels_last(run)]
+    layouts = [*laid_out(run)]
     yield from layouts
     if not cudnn.benchmark:
         search = Free(
@@ -129,8 +129,8 @@ def _gpu(run: Run) -> Iterator[Free]:
     yield _autocast("cuda", "bfloat16")
 
 
-def _channels_last(run: Run) -> Iterator[Free]:
-    """For a model that convolves images in another layout."""
+def laid_out(run: Run) -> Iterator[Free]:
+    """channels_last, for a model that convolves images in another layout."""
     leaves = tree_leaves((run.work.inputs, run.work.named))
     weights = [p for p in run.model.parameters() if p.dim() == 4]
     if weights and not any(map(_is_last, [*leaves, *weights])):

@@ -33,17 +33,19 @@ class Trial:
         original: as it was given; it is run.
         reference: the same under the setting.
         best: the free setting.
-        rewritten: makes the model of a plan.
+        ground: the setting of the rewritten model, which may have another layout besides.
+        rewritten: makes the model of a plan, as users get it.
         timer: times runs side by side.
         seconds: for one timing.
     """
 
     def __init__(
-        self, original: Run, reference: Run, best: Free, rewritten: Callable[[Plan], nn.Module],
-        timer: Timer, seconds: float,
+        self, original: Run, reference: Run, best: Free, ground: Free,
+        rewritten: Callable[[Plan], nn.Module], timer: Timer, seconds: float,
     ) -> None:  # fmt: skip
         """Nothing is timed yet."""
-        self.original, self.reference, self.best = original, reference, best
+        self.original, self.reference = original, reference
+        self.best, self.ground = best, ground
         self.rewritten, self.timer, self.seconds = rewritten, timer, seconds
         self.pairs: dict[str, Paired] = {}
         self.candidate = original
@@ -51,10 +53,10 @@ class Trial:
     def __call__(self, plan: Plan) -> Paired:
         """Times a plan; gives the pair that speaks against it, if one does."""
         given = Run(self.rewritten(plan), self.original.work)
-        self.candidate = self.best.of(given)
+        self.candidate = self.ground.of(given)
         pair = Paired(*self.timer([self.reference, self.candidate], self.seconds))
         self.pairs = {self._name: pair}
-        if self.best is AS_GIVEN or not pair.is_faster():
+        if self.ground is AS_GIVEN or not pair.is_faster():
             return pair
         plainly = Paired(*self.timer([self.original, given], self.seconds))
         self.pairs[f"{self.original.work}, as given"] = plainly
