@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -20,6 +22,17 @@ def tuning_database(
     path = tmp_path_factory.mktemp("tuning") / "tuning.sqlite3"
     monkeypatch.setenv("DWR_TUNING_DATABASE", str(path))
     return path
+
+
+@pytest.fixture(autouse=True, scope="module")
+def torch_flags() -> Iterator[None]:
+    """torch.testing._internal, which one test imports, forbids its process to set torch's flags."""
+    backends = sys.modules.get("torch.backends")
+    if backends is None:
+        yield
+        return
+    with getattr(backends, "__allow_nonbracketed_mutation")():
+        yield
 
 
 class Exported(Protocol):

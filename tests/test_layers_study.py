@@ -37,13 +37,6 @@ CPU = torch.device("cpu")
 PLAIN, MULTIPLIED, TRANSPOSED = layers.SMALL
 
 
-@pytest.fixture(autouse=True)
-def flags_may_be_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    """torch.testing._internal, which other tests load, forbids it for the rest of the process."""
-    flags = torch.backends.flags_frozen.__globals__  # of the module behind the one that shows
-    monkeypatch.setitem(flags, "__allow_nonbracketed_mutation_flag", True)
-
-
 def bench(effort: Effort = QUICK, deadline: float = math.inf, **rates: float) -> Bench:
     return Bench(CPU, ProcessorClock(), effort, rates, deadline)
 

@@ -56,8 +56,7 @@ class RuntimeResult:
     def runtime(self) -> Runtime:
         """As reports have it."""
         sizes = (f"{n} {'x'.join(map(str, s)) or 'scalar'}" for n, s in self.shapes.items())
-        options = (f"{name}={value}" for name, value in self.provider.options.items())
-        measured = Measurement.of(", ".join(("inference", *sizes, *options)), self.pair)
+        measured = Measurement.of(", ".join(("inference", *sizes)), self.pair)
         facts = {**self.device.facts, **self.state}
         label = label_of(self.device, self.provider)
         return Runtime(label, (measured,), energy=self.energy, facts=facts)

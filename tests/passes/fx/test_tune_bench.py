@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,13 +29,6 @@ from dwr_rewrite.tuning.database import Database
 from dwr_rewrite.workload import DIRECTIONS, Workload
 
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(autouse=True)
-def flags_may_be_set() -> Iterator[None]:
-    """Importing torch's own test tools, as other tests do, forbids it in the whole process."""
-    with getattr(torch.backends, "__allow_nonbracketed_mutation")():
-        yield
 
 
 SPECS = {

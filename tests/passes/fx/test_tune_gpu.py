@@ -25,13 +25,6 @@ GPU = torch.device("cuda", 0)
 KERNEL, LAUNCH = 10e-6, 90e-6
 
 
-@pytest.fixture(autouse=True)
-def flags_may_be_set() -> Iterator[None]:
-    """Importing torch's own test tools, as other tests do, forbids it in the whole process."""
-    with getattr(torch.backends, "__allow_nonbracketed_mutation")():
-        yield
-
-
 class Cuda:
     """Kernels take 10 us; launched one by one, 90 us pass before each."""
 

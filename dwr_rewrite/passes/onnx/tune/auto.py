@@ -238,8 +238,10 @@ def _runtime(
     """What was timed of the whole model; None where that is nothing."""
     trials = tuple(TrialResult(a.sites, Speedup.of(a.pair), a.faster) for a in attempts)
     if last:
-        rows = tuple(row for result in last for row in result.runtime.measurements)
         runtime = last[0].runtime
+        given = (row for result in last[1:] for row in result.runtime.measurements)
+        plainly = (replace(row, name=f"{row.name}, as given") for row in given)
+        rows = (*runtime.measurements, *plainly)
         return replace(runtime, measurements=rows, setting=setting, settings=free, trials=trials)
     if not free:
         return None
