@@ -30,7 +30,7 @@ FAILURES = {"dense": "it takes 12.4 GiB of memory, past the 8.0 GiB that are fre
 
 
 def time(median: float, spread: float = 0.02) -> Time:
-    return Time(median, median * (1 - spread), median * (1 + 1.5 * spread))
+    return Time(median, median * (1 - spread), median * (1 + 1.5 * spread), 2 * spread)
 
 
 def speedup(median: float, spread: float = 0.02) -> Speedup:

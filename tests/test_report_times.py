@@ -69,7 +69,7 @@ def judged(before: Time, after: Time, found: Speedup) -> tuple[Status, str]:
 )
 def test_the_interval_of_the_ratio_decides(low, high, status):
     """Not those of the two times, which overlap here, and not the median."""
-    found = judged(Time(2.0, 1.0, 3.0), Time(2.0, 1.0, 3.0), Speedup(1.05, low, high))
+    found = judged(Time(2.0, 1.0, 3.0, 0.1), Time(2.0, 1.0, 3.0, 0.1), Speedup(1.05, low, high))
     assert found[0] == status
     assert "1.05x" in found[1]
 
@@ -242,7 +242,7 @@ def test_what_was_expected_is_never_called_measured():
 number = st.floats(1e-6, 1e7)
 words = st.text(st.characters(exclude_categories=()), max_size=40)
 medians = st.tuples(number, number, number).map(sorted)
-spans = medians.map(lambda three: Time(three[1], three[0], three[2]))
+spans = medians.map(lambda three: Time(three[1], three[0], three[2], three[2] / three[0]))
 ratios = medians.map(lambda three: Speedup(three[1], three[0], three[2]))
 measurements = st.builds(Measurement, words, spans, spans, ratios)
 free = st.builds(FreeSetting, words, words, st.booleans(), st.none() | ratios, words)

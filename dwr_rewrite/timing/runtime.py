@@ -17,16 +17,19 @@ class Time:
         median: of the samples.
         low: end of its 95 % interval.
         high: end of its 95 % interval.
+        variation: the samples' coefficient of variation, standard deviation over mean.
     """
 
     median: float
     low: float
     high: float
+    variation: float
 
     @classmethod
     def of(cls, timing: Timing) -> Time:
         """Of a timing."""
-        return cls(*(1e3 * seconds for seconds in (timing.median, *timing.interval)))
+        low, high = timing.interval
+        return cls(1e3 * timing.median, 1e3 * low, 1e3 * high, timing.variation)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dwr_rewrite.passes.fx.api import fx_rewrite, record, restore, runtime
+from dwr_rewrite.passes.fx.api import fx_rewrite, record, restore, runtime, survey
 from dwr_rewrite.passes.fx.backend import DepthwisePass
 from dwr_rewrite.passes.fx.functional import Widths
 
-__all__ = ["DepthwisePass", "Widths", "fx_rewrite", "record", "restore", "runtime"]
+__all__ = [
+    "DepthwisePass", "Widths", "fx_rewrite", "record", "restore", "runtime", "survey",
+]  # fmt: skip

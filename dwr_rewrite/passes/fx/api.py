@@ -19,14 +19,16 @@ from dwr_rewrite.passes.fx import attributes, exported, graph, modules
 from dwr_rewrite.passes.fx.decide import FormPolicy, Options, options
 from dwr_rewrite.passes.fx.notes import note, record, runtime
 from dwr_rewrite.passes.fx.observe import functional_calls
+from dwr_rewrite.passes.fx.tune import auto
 from dwr_rewrite.passes.fx.tune.auto import Instruments, Outcome, choose
 from dwr_rewrite.passes.fx.tune.request import Wish, request_for
 from dwr_rewrite.passes.fx.tune.whole import Step
 from dwr_rewrite.passes.fx.verify.calling import as_arguments
 from dwr_rewrite.planner import AUTO, Chooser
+from dwr_rewrite.planner.auto import Sites
 from dwr_rewrite.report import SiteReport
 
-__all__ = ["fx_rewrite", "record", "restore", "runtime"]
+__all__ = ["fx_rewrite", "record", "restore", "runtime", "survey"]
 
 Model = TypeVar("Model", nn.Module, GraphModule, ExportedProgram)
 
@@ -103,6 +105,34 @@ def fx_rewrite(
         raise DwrError(f"target, budget, min_speedup, step and compiled are for policy='auto', and "
                        f"the policy is {policy!r}")  # fmt: skip
     return perform(model, example_inputs, chosen, wish if policy == AUTO else None, inplace)
+
+
+def survey(
+    model: nn.Module | ExportedProgram,
+    example_inputs: Any = None,
+    *,
+    step: Step | None = None,
+    weights: Literal["precomputed", "linked"] | None = None,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    max_growth: int = 256 << 20,
+) -> Sites:
+    """The convolutions that ``auto`` would weigh, with the sizes at which they run.
+
+    Its ``questions`` are what :func:`dwr_rewrite.tune.share` shares out over several GPUs; what is
+    answered there is not measured again by :func:`fx_rewrite`, whose arguments these are.
+
+    Raises:
+        DwrError: an argument is wrong, or the model does not run.
+    """
+    linked = weights == "linked" or (weights is None and getattr(model, "training", False))
+    chosen = options(AUTO, linked, include, exclude, max_growth)
+    request = request_for(model, example_inputs, chosen, Wish(step=step))
+
+    def rewrite(other: Any, chooser: Chooser) -> None:
+        list(_rewrite(other, chosen.by(chooser)))
+
+    return auto.survey(model, request, rewrite)
 
 
 def rewrite_noted(

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 import dwr_rewrite as dwr
 from dwr_rewrite.errors import DwrError
-from dwr_rewrite.passes.fx.api import runtime
+from dwr_rewrite.passes.fx.api import runtime, survey
 from dwr_rewrite.passes.fx.functional import Widths
 from dwr_rewrite.passes.fx.linked import UNDO
 from dwr_rewrite.passes.fx.tune import TorchBench
@@ -29,6 +29,7 @@ from dwr_rewrite.passes.fx.tune.settings import possible
 from dwr_rewrite.passes.fx.tune.whole import Run, Work, time_runs
 from dwr_rewrite.tuning import Device
 from dwr_rewrite.tuning.database import Database
+from dwr_rewrite.tuning.tune import tune
 from tests.passes.fx.tuning import (
     FakeBench,
     FakeTimer,
@@ -313,6 +314,24 @@ def test_what_was_measured_is_not_measured_again(net: Net) -> None:
     assert first.asked
     assert not second.asked
     assert forms(one) == forms(two)
+
+
+def test_what_was_shared_out_is_not_measured_again(net: Net) -> None:
+    bench = FakeBench(forms_faster(forward="dense"))
+    sites = survey(net, image())
+    assert list(sites.workloads) == ["first", "second", "third"]
+    with Database.open() as opened:
+        tune(sites.questions, bench, opened, budget=1e9)
+    assert len(bench.asked) == 2
+    auto(net, image(), bench, FakeTimer(FASTER))
+    assert {question.workload.layout for question in bench.asked[2:]} == {"channels_last"}
+
+
+def test_only_what_runs_on_one_device_is_surveyed(net: Net) -> None:
+    with pytest.raises(DwrError, match="pass example_inputs or a step"):
+        survey(net)
+    with pytest.raises(DwrError, match="lie on several devices"):
+        survey(net, image().to("meta"))
 
 
 def test_without_a_budget_only_what_is_recorded_counts(net: Net) -> None:

@@ -17,7 +17,7 @@ from dwr_rewrite.passes.fx.tune.here import (
     log,
     ran,
 )
-from dwr_rewrite.passes.fx.tune.places import is_here, place, plain, recorded
+from dwr_rewrite.passes.fx.tune.places import is_here, place, recorded
 from dwr_rewrite.passes.fx.tune.profile import Survey, survey_notes
 from dwr_rewrite.passes.fx.tune.request import Request
 from dwr_rewrite.passes.fx.tune.whole import Model, Run, copied, runnable
@@ -100,7 +100,7 @@ def _elsewhere(model: Model, request: Request, survey: Survey, target: str) -> O
     """By what a device that is not here has answered before, or by the cost model."""
     work = request.work
     assert work is not None
-    if plain(target) == "cpu":
+    if target.strip().lower() == "cpu":
         raise DwrError("target='cpu', but the model is not on the CPU: move it there")
     gpu = torch.device("cuda", 0)
     if request.noted:
@@ -117,6 +117,23 @@ def _elsewhere(model: Model, request: Request, survey: Survey, target: str) -> O
                 text = f"as {device} answered before; the whole model was not timed"
                 return Outcome(replace(plan, basis=Basis("measured", text)))
         return Outcome(modelled(sites, model_of(target, database)))
+
+
+def survey(model: Model, request: Request, rewrite: Rewrite) -> Sites:
+    """The sites of a model with the sizes at which they run, whatever is to become of them.
+
+    Raises:
+        DwrError: no inputs are known, or the model does not run, or lies on several devices.
+    """
+    if request.work is None:
+        raise DwrError("sizes are known from a run only: pass example_inputs or a step")
+    device = place(model, request.work)
+    if device is None:
+        raise DwrError("the model and its inputs lie on several devices: move them to one")
+    found = Survey()
+    rewrite(model, found)
+    with torch.inference_mode(mode=False), seeded(runnable(model)):
+        return ran(Run(runnable(copied(model)), request.work), request, found, device)
 
 
 def _noted(model: Model, request: Request, survey: Survey, device: torch.device) -> Sites:

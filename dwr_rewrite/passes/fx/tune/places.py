@@ -11,6 +11,7 @@ from torch.utils._pytree import tree_leaves
 from dwr_rewrite.passes.fx.tune.device import ENGINE
 from dwr_rewrite.passes.fx.tune.whole import Model, Work, runnable
 from dwr_rewrite.tuning import Device
+from dwr_rewrite.tuning.names import means
 
 
 def place(model: Model, work: Work) -> torch.device | None:
@@ -25,18 +26,12 @@ def place(model: Model, work: Work) -> torch.device | None:
 def is_here(device: torch.device, target: str) -> bool:
     """Whether a target is the device that the model is on."""
     if device.type != "cuda":
-        return plain(target) == device.type
-    return plain(target) in ("cuda", "gpu") or (
-        plain(target) in plain(torch.cuda.get_device_name(device))
-    )
+        return target.strip().lower() == device.type
+    generic = target.strip().lower() in ("cuda", "gpu")
+    return generic or means(target, torch.cuda.get_device_name(device))
 
 
 def recorded(devices: Sequence[Device], target: str) -> Device | None:
     """The device of this name that has answered; of several, one with this version of torch."""
-    found = [d for d in devices if d.engine == ENGINE and plain(target) in plain(d.name)]
+    found = [d for d in devices if d.engine == ENGINE and means(target, d.name)]
     return max(found, key=lambda d: d.facts.get("torch") == torch.__version__, default=None)
-
-
-def plain(name: str) -> str:
-    """Only its letters and digits, in lower case."""
-    return "".join(letter for letter in name.casefold() if letter.isalnum())

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import isfinite
 
-from dwr_rewrite.cost import find_target
 from dwr_rewrite.errors import DwrError
 from dwr_rewrite.passes.onnx.tune.engine import ProviderBench
 from dwr_rewrite.tuning import Device
+from dwr_rewrite.tuning.names import means, words
 
 HOST = "cpu"
 """The name of the target that is always here."""
@@ -44,7 +43,7 @@ class Target:
         for what, value in (("--min-speedup", self.min_speedup), ("--budget", self.budget)):
             if not isfinite(value) or value < 0:
                 raise DwrError(f"{what} {value:g}: a finite number, 0 or more, expected")
-        if self.name is not None and not _words(self.name):
+        if self.name is not None and not words(self.name):
             raise DwrError(f"--target {self.name!r}: the name of a device expected, as in H200")
 
 
@@ -94,7 +93,7 @@ def ground(
     """
     if target.provider is not None:
         bench = look(target.provider)
-        if target.name is not None and not is_device(target.name, bench.device):
+        if target.name is not None and not means(target.name, bench.device.name):
             raise DwrError(f"--provider {target.provider} measures on {bench.device}, which is not "
                            f"the target {target.name}: leave one of them out")  # fmt: skip
         return Here(bench)
@@ -103,22 +102,7 @@ def ground(
     bench = look(None)
     if target.name is None:
         return Here(bench) if bench.device.target else Nowhere()
-    if bench.device.target and is_device(target.name, bench.device):
+    if bench.device.target and means(target.name, bench.device.name):
         return Here(bench)
-    others = [device for device in recorded() if is_device(target.name, device)]
+    others = [device for device in recorded() if means(target.name, device.name)]
     return Elsewhere(target.name, others)
-
-
-def is_device(name: str, device: Device) -> bool:
-    """Whether a target's name means a device: one target knows both, or its words are in it.
-
-    ``A100`` means ``NVIDIA A100-SXM4-80GB``, and ``L4`` does not mean ``NVIDIA L40S``.
-    """
-    try:
-        return find_target(name) == find_target(device.name)
-    except DwrError:
-        return set(_words(name)) <= set(_words(device.name))
-
-
-def _words(name: str) -> list[str]:
-    return re.findall(r"[a-z0-9]+", name.lower())

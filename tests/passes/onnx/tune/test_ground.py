@@ -12,7 +12,6 @@ from dwr_rewrite.passes.onnx.tune.ground import (
     Nowhere,
     Target,
     ground,
-    is_device,
 )
 from dwr_rewrite.tuning import Device
 
@@ -73,21 +72,6 @@ def test_a_provider_on_another_device_than_the_target_is_refused():
     target = Target("cuda", name="T4")
     with pytest.raises(DwrError, match=r"measures on NVIDIA H200 .*not the target T4"):
         ground(target, lambda wanted: Bench(H200), list)
-
-
-@pytest.mark.parametrize(
-    ("name", "device", "same"),
-    [
-        ("A100", "NVIDIA A100-SXM4-80GB", True),
-        ("RTX 4090", "NVIDIA GeForce RTX 4090", True),
-        ("L4", "NVIDIA L40S", False),
-        ("H100", "NVIDIA H200", False),
-        ("abacus", "NVIDIA Abacus 9", True),
-        ("Abacus 9", "NVIDIA Abacus 90", False),
-    ],
-)
-def test_a_name_means_a_device_by_its_words(name, device, same):
-    assert is_device(name, Device(device, CUDA, {})) == same
 
 
 @pytest.mark.parametrize(
