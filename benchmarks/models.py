@@ -97,7 +97,7 @@ def main() -> None:
         device = _device.pick()
         with_torch, with_onnx = Torch(device, 30.0, 20.0), Onnx(device, 30.0, 20.0)
         chosen = {name: NETWORKS[name] for name in options.networks}
-        found = tasks(chosen, options.engines, BATCHES, options.dtypes, with_torch, with_onnx)
+        found = tasks(chosen, options.engines, options.batches, options.dtypes, with_torch, with_onnx)
         index, parts = options.shard
         return run(found[index::parts], device, options.out, deadline, f"{index}/{parts}")
 
@@ -105,6 +105,8 @@ def main() -> None:
     made.add_argument("--networks", nargs="+", choices=NETWORKS, default=NETWORKS)
     made.add_argument("--engines", nargs="+", choices=ENGINES, default=ENGINES)
     made.add_argument("--dtypes", nargs="+", choices=DTYPES, default=DTYPES)
+    made.add_argument("--batches", nargs="+", type=int, default=BATCHES,
+                      help="the first is that of training too")  # fmt: skip
     _run.main(made, quick, part, merge)
 
 

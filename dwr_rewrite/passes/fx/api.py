@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Literal, TypeVar
 
-import torch
 from torch import nn
 from torch.export import ExportedProgram
 from torch.fx import GraphModule
@@ -186,8 +185,8 @@ def perform(
         chosen = chosen.by(outcome.plan)
     result: Any = model if inplace else _copy(model)
     reports = [_weighed(site, outcome) for site in _rewrite(result, chosen)]
-    if outcome is not None and outcome.channels_last:
-        result.to(memory_format=torch.channels_last)
+    if outcome is not None and outcome.layout is not None:
+        result.to(memory_format=outcome.layout)
     runs = isinstance(model, nn.Module) and not (wish and wish.noted)
     if example_inputs is not None and runs:
         args, named = as_arguments(example_inputs)

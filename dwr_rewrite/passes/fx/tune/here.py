@@ -15,7 +15,7 @@ from dwr_rewrite.errors import DwrError
 from dwr_rewrite.passes.fx.tune.bench import TorchBench
 from dwr_rewrite.passes.fx.tune.profile import Survey, survey_run
 from dwr_rewrite.passes.fx.tune.request import Request
-from dwr_rewrite.passes.fx.tune.settings import LAST, Free, laid_out, try_settings
+from dwr_rewrite.passes.fx.tune.settings import Free, laid_out, try_settings
 from dwr_rewrite.passes.fx.tune.trial import Trial
 from dwr_rewrite.passes.fx.tune.whole import Model, Run, Timer, Work, copied, runnable, time_runs
 from dwr_rewrite.passes.fx.verify.running import eager
@@ -54,12 +54,13 @@ class Outcome:
     Attributes:
         plan: for every site.
         runtime: what was timed; None where nothing was.
-        channels_last: the rewritten model is laid out so, which its forms were measured with.
+        layout: that the rewritten model is given, with which its forms were measured; None for
+            the one that it has.
     """
 
     plan: Plan
     runtime: Runtime | None = None
-    channels_last: bool = False
+    layout: torch.memory_format | None = None
 
     @property
     def speedup(self) -> float:
@@ -118,12 +119,12 @@ class Here:
     ) -> Iterator[Free]:
         """The best setting with the other layout, where a module can be laid out so."""
         ran = {setting.name for setting in settings if setting.speedup is not None}
-        if isinstance(self.model, nn.Module) and not best.channels_last:
+        if isinstance(self.model, nn.Module) and best.layout is None:
             for last in laid_out(original):
                 if last.name in ran:
                     yield replace(
                         best, name=", ".join(filter(None, (best.name, last.name))),
-                        how="; ".join(filter(None, (best.how, last.how))), channels_last=True,
+                        how="; ".join(filter(None, (best.how, last.how))), layout=last.layout,
                     )  # fmt: skip
 
     def _on(
@@ -131,13 +132,13 @@ class Here:
         budget: float,
     ) -> Outcome:  # fmt: skip
         """What a plan makes of the model that was measured on this ground."""
-        other_layout = ground is not best
+        layout = ground.layout if ground is not best else None
 
         def rewritten(plan: Plan) -> nn.Module:
             result = copied(self.model)
             self.rewrite(result, plan)
             module: Any = runnable(result)
-            return module.to(memory_format=LAST) if other_layout else module
+            return module if layout is None else module.to(memory_format=layout)
 
         with ground.setting():
             bench = self.instruments.bench(self.device)
@@ -149,10 +150,10 @@ class Here:
         )  # fmt: skip
         settled = settle(plan, trial, self.request.min_speedup)
         runtime = trial.runtime(bench.device, settings, settled.attempts, self.device)
-        return Outcome(_told(settled.plan, runtime, other_layout), runtime, other_layout)
+        return Outcome(_told(settled.plan, runtime, layout), runtime, layout)
 
 
-def _told(plan: Plan, runtime: Runtime, other_layout: bool) -> Plan:
+def _told(plan: Plan, runtime: Runtime, layout: torch.memory_format | None) -> Plan:
     """The plan with a sentence about what became of it."""
     text = plan.basis.sentence
     if plan.dropped and not plan.gains:
@@ -163,8 +164,8 @@ def _told(plan: Plan, runtime: Runtime, other_layout: bool) -> Plan:
                  f"{speedup.low:.2f} to {speedup.high:.2f})")  # fmt: skip
     if runtime.setting:
         text += f", with {runtime.setting} for both models"
-    if plan.gains and other_layout:
-        text += "; the rewritten model is laid out as channels_last"
+    if plan.gains and layout is not None:
+        text += f"; the rewritten model is laid out as {layout}"
     return replace(plan, basis=replace(plan.basis, sentence=text))
 
 

@@ -18,7 +18,8 @@ from dwr_rewrite.passes.fx.tune.flags import allows_tf32, flag, precision
 from dwr_rewrite.passes.fx.tune.whole import Run, Setting, Timer
 from dwr_rewrite.timing import FreeSetting, Paired, Speedup
 
-LAST = torch.channels_last
+LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
+"""The other layout of images and of volumes, by the number of axes."""
 
 
 @dataclass(frozen=True)
@@ -30,22 +31,23 @@ class Free:
         how: code that the user writes.
         rounds_alike: it leaves the precision of every product as it was.
         setting: flags for a run.
-        channels_last: the model and its inputs are laid out anew.
+        layout: in which the model and its inputs are laid out anew; None for as they are.
     """
 
     name: str
     how: str
     rounds_alike: bool = True
     setting: Setting = nullcontext
-    channels_last: bool = False
+    layout: torch.memory_format | None = None
 
     def of(self, run: Run) -> Run:
         """The same run under this setting, on a copy where the model has to change."""
         setting = partial(_both, run.setting, self.setting)
-        if not self.channels_last:
+        if self.layout is None:
             return replace(run, setting=setting)
         model: Any = copy.deepcopy(run.model)
-        return Run(model.to(memory_format=LAST), run.work.laid_out(LAST), setting)
+        model.to(memory_format=self.layout)
+        return Run(model, run.work.laid_out(self.layout), setting)
 
 
 AS_GIVEN = Free("", "")
@@ -113,7 +115,9 @@ def _gpu(run: Run) -> Iterator[Free]:
         yield search
         for layout in layouts:
             names = f"{layout.name}, {search.name}"
-            yield replace(search, name=names, how=f"{layout.how}; {search.how}", channels_last=True)
+            yield replace(
+                layout, name=names, how=f"{layout.how}; {search.how}", setting=search.setting
+            )
     if getattr(cudnn, "depthwise_kernel", "cudnn") == "auto":
         yield Free(
             "cudnn.depthwise_kernel", "torch.backends.cudnn.depthwise_kernel = 'cudnn'",
@@ -130,18 +134,27 @@ def _gpu(run: Run) -> Iterator[Free]:
 
 
 def laid_out(run: Run) -> Iterator[Free]:
-    """channels_last, for a model that convolves images in another layout."""
-    leaves = tree_leaves((run.work.inputs, run.work.named))
-    weights = [p for p in run.model.parameters() if p.dim() == 4]
-    if weights and not any(map(_is_last, [*leaves, *weights])):
-        convert = "memory_format=torch.channels_last"
+    """channels_last, for a model that convolves images or volumes in another layout.
+
+    ``Module.to`` lays out all weights of four and five axes alike, so none for a model with both.
+    """
+    weights = [p for p in run.model.parameters() if p.dim() in LAST]
+    ranks = {p.dim() for p in weights}
+    if len(ranks) != 1:
+        return
+    layout = LAST[ranks.pop()]
+    values = [*tree_leaves((run.work.inputs, run.work.named)), *weights]
+    if not any(_lies(value, layout) for value in values):
+        convert = f"memory_format={layout}"
         how = f"model.to({convert}); inputs.to({convert})"
-        yield Free("channels_last", how, channels_last=True)
+        yield Free(str(layout).removeprefix("torch."), how, layout=layout)
 
 
-def _is_last(value: Any) -> bool:
-    four = isinstance(value, Tensor) and value.dim() == 4
-    return four and value.is_contiguous(memory_format=LAST) and not value.is_contiguous()
+def _lies(value: Any, layout: torch.memory_format) -> bool:
+    """Whether a tensor is laid out so, and in no other way."""
+    if not isinstance(value, Tensor) or LAST.get(value.dim()) is not layout:
+        return False
+    return value.is_contiguous(memory_format=layout) and not value.is_contiguous()
 
 
 def _autocast(kind: str, dtype: str) -> Free:

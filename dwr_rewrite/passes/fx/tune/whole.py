@@ -69,9 +69,10 @@ class Work:
 
     def laid_out(self, layout: torch.memory_format) -> Work:
         """The same with inputs in another layout."""
+        rank = 5 if layout is torch.channels_last_3d else 4
 
         def convert(tensor: Tensor) -> Tensor:
-            return tensor.to(memory_format=layout) if tensor.dim() == 4 else tensor
+            return tensor.to(memory_format=layout) if tensor.dim() == rank else tensor
 
         inputs, named = tree_map_only(Tensor, convert, (self.inputs, self.named))
         return Work(inputs, named, self.step, self.training, self.compiled)
