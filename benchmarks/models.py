@@ -97,7 +97,8 @@ def main() -> None:
         device = _device.pick()
         with_torch, with_onnx = Torch(device, 30.0, 20.0), Onnx(device, 30.0, 20.0)
         chosen = {name: NETWORKS[name] for name in options.networks}
-        found = tasks(chosen, options.engines, options.batches, options.dtypes, with_torch, with_onnx)
+        asked = options.engines, options.batches, options.dtypes
+        found = tasks(chosen, *asked, with_torch, with_onnx)
         index, parts = options.shard
         return run(found[index::parts], device, options.out, deadline, f"{index}/{parts}")
 
