@@ -48,7 +48,7 @@ def render(document: Document) -> str:
     environment.filters.update(FILTERS)
     return environment.get_template("report.html.j2").render(
         report=document,
-        heading=wording.VERDICTS[document["verdict"]],
+        heading=digest.heading(document),
         choices=choices,
         digest=digest,
         speed=speed,

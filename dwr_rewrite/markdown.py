@@ -9,7 +9,6 @@ from dwr_rewrite.document import choices, digest, speed
 from dwr_rewrite.document.reading import Document, printable
 from dwr_rewrite.document.wording import (
     NONE,
-    VERDICTS,
     digits,
     milliseconds,
     number,
@@ -46,8 +45,9 @@ def render(document: Document) -> str:
 
 def _lines(document: Document) -> Iterator[str]:
     models = [document[model]["name"] or "not written" for model in ("reference", "candidate")]
-    yield f"> [!{ALERTS[document['verdict']]}]"
-    yield f"> **{VERDICTS[document['verdict']]}.** {digest.statement(document)}"
+    unchanged = digest.is_unchanged(document)
+    yield f"> [!{'NOTE' if unchanged else ALERTS[document['verdict']]}]"
+    yield f"> **{digest.heading(document)}.** {digest.statement(document)}"
     yield ">"
     yield f"> Reference {code(models[0])}, candidate {code(models[1])}."
     yield ">"

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
 from markdown_it import MarkdownIt
 
+from dwr_rewrite import html
 from dwr_rewrite.document import digest, wording
 from dwr_rewrite.document.derivation import derivation
+from dwr_rewrite.document.reading import Document
+from dwr_rewrite.errors import Rejection
 from dwr_rewrite.markdown import render
+from dwr_rewrite.report import Totals
 from tests.reports import HOSTILE, REPORTS, VERDICTS, document
 
 NONE, GAMMA = "\N{EN DASH}", "\N{GREEK SMALL LETTER GAMMA}"
@@ -41,7 +48,7 @@ def test_the_digest_says_what_the_objects_say(name):
 @pytest.mark.parametrize("name", REPORTS)
 def test_a_verdict_other_than_equivalent_has_reasons(name):
     reasons = digest.reasons(document(name))
-    assert bool(reasons) == (VERDICTS[name] != "equivalent")
+    assert bool(reasons) == (VERDICTS[name] != "equivalent" and name != "kept")
 
 
 def test_the_reason_for_not_checking_names_the_output():
@@ -112,7 +119,7 @@ def test_the_markdown_says_the_verdict_first(name):
     alert, words = {
         "equivalent": ("TIP", "Equivalent"),
         "not equivalent": ("CAUTION", "NOT equivalent"),
-        "not checked": ("WARNING", "NOT CHECKED"),
+        "not checked": ("NOTE", "Unchanged") if name == "kept" else ("WARNING", "NOT CHECKED"),
     }[VERDICTS[name]]
     assert text.startswith(f"> [!{alert}]\n> **{words}.** ")
     assert ("**Equivalent" in text) == (VERDICTS[name] == "equivalent")
@@ -151,3 +158,29 @@ def test_a_name_that_breaks_out_is_noticed():
     assert "<script" in page
     assert "<img" in page
     assert "<em>" in page
+
+
+def unchanged(**changes: Any) -> Document:
+    """Of an original that was written again, with some fields changed."""
+    report = REPORTS["equivalent"]()
+    sites = tuple(site.kept(Rejection("not-faster", "no other form")) for site in report.sites)
+    fields = {"sites": sites, "verification": None, "after": report.before, **changes}
+    return replace(report, **fields).to_dict()
+
+
+def test_an_original_that_was_kept_is_not_called_unchecked():
+    found = unchanged()
+    assert (digest.heading(found), digest.reasons(found)) == ("Unchanged", [])
+    assert render(found).startswith("> [!NOTE]\n> **Unchanged.** The candidate is the reference")
+    page = html.render(found)
+    assert "NOT CHECKED" not in page
+    assert 'class="verdict same"' in page
+
+
+@pytest.mark.parametrize("sha256", ["", "0" * 64])
+def test_another_file_that_was_not_compared_is_called_so(sha256):
+    report = REPORTS["equivalent"]()
+    found = unchanged(after=replace(report.before, sha256=sha256))
+    assert digest.heading(found) == "NOT CHECKED"
+    assert digest.reasons(found) == ["the models were not compared"]
+    assert digest.heading(unchanged(before=Totals(1, 1, 1), after=Totals(1, 1, 1))) == "NOT CHECKED"

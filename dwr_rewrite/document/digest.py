@@ -8,7 +8,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from dwr_rewrite.document.reading import Document
-from dwr_rewrite.document.wording import NONE, count, number, percent, plural, short, span, times
+from dwr_rewrite.document.wording import (
+    NONE,
+    VERDICTS,
+    count,
+    number,
+    percent,
+    plural,
+    short,
+    span,
+    times,
+)
 from dwr_rewrite.document.wording import form as form_name
 from dwr_rewrite.planner import format_bytes
 
@@ -58,8 +68,21 @@ def own(found: Document) -> float | None:
     return after / before if before else None
 
 
+def is_unchanged(document: Document) -> bool:
+    """Whether the candidate is the reference, bit for bit: there was nothing to compare."""
+    before, after = document["reference"]["sha256"], document["candidate"]["sha256"]
+    return document["verification"] is None and bool(before) and before == after
+
+
+def heading(document: Document) -> str:
+    """The verdict in a few words."""
+    return "Unchanged" if is_unchanged(document) else VERDICTS[document["verdict"]]
+
+
 def statement(document: Document) -> str:
     """The verdict as a sentence, without the models' names."""
+    if is_unchanged(document):
+        return "The candidate is the reference, bit for bit: no convolution was changed."
     return {
         "equivalent": "Within the derived tolerance, the candidate computes the same function as "
         "the reference on every input that was compared.",
@@ -71,7 +94,7 @@ def statement(document: Document) -> str:
 
 def reasons(document: Document) -> list[str]:
     """Why the verdict is what it is, one sentence each; empty for a pass."""
-    if document["verdict"] != "not checked":
+    if document["verdict"] != "not checked" or is_unchanged(document):
         return document["failures"]
     if document["verification"] is None:
         return ["the models were not compared"]
