@@ -290,6 +290,27 @@ def test_the_layout_in_which_the_forms_win_goes_with_them(
         assert runtime(fast).trials[-1].speedup.median == pytest.approx(1 / 0.6)
 
 
+class WrongInLast(FakeBench):
+    """Its depthwise kernel of 5x5 is wrong in channels_last."""
+
+    def measure(self, questions: Any) -> Iterator[Any]:
+        for answer in super().measure(questions):
+            workload = answer.workload
+            bad = workload.layout == "channels_last" and workload.spec.kernel == (5, 5)
+            yield replace(answer, timings={}, failures={"keep": "wrong"}) if bad else answer
+
+
+def test_a_layout_in_which_a_depthwise_kernel_is_wrong_is_not_taken(net: Net) -> None:
+    """Though nothing else is faster, and though the other sites are right in it."""
+    times = Layouts(1.1, 0.8, 0.6)
+    other = FakeBench(forms_faster(forward="dense"), Device("OTHER", "torch", {"device": "OTHER"}))
+    assert forms(auto(net, image(), other, times))
+    kept = auto(net, image(), WrongInLast(forms_faster(forward="dense")), times)
+    assert forms(kept) == {}
+    assert bits(kept) == bits(net)
+    assert kept.third.weight.is_contiguous()
+
+
 # --- what is left behind --------------------------------------------------------------------------
 
 

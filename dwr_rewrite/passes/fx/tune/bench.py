@@ -100,7 +100,7 @@ class _Measurement:
         """Of the forms that are left at the end; none where ``keep`` is not among them."""
         with self._refusing(KEEP):
             given = operands(self.question.workload, self.sets, self.device)
-            gate = self._gate(given)
+            gate = Gate.of(self.question.workload, given)
             for form in self.question.forms:
                 with self._refusing(form):
                     self.turns[form] = self._checked(form, given, gate)
@@ -120,11 +120,6 @@ class _Measurement:
             return {}
         sample = with_launches(lambda: self.turns[KEEP](0))
         return {"keep with its launches": f"{1e3 * min(sample() for _ in range(PROBES)):.4f} ms"}
-
-    def _gate(self, given: Operands) -> Gate:
-        result = self._call(KEEP, given)(0)
-        assert isinstance(result, Tensor)
-        return Gate.of(self.question.workload, given, result)
 
     def _call(self, form: str, given: Operands) -> Turn:
         workload = self.question.workload

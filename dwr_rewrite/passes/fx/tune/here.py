@@ -12,6 +12,7 @@ from torch import nn
 
 from dwr_rewrite.cost import Model as CostModel
 from dwr_rewrite.errors import DwrError
+from dwr_rewrite.lowerings import KEEP
 from dwr_rewrite.passes.fx.tune.bench import TorchBench
 from dwr_rewrite.passes.fx.tune.profile import Survey, survey_run
 from dwr_rewrite.passes.fx.tune.request import Request
@@ -144,6 +145,8 @@ class Here:
             bench = self.instruments.bench(self.device)
             sites = ran(ground.of(original), self.request, self.survey, self.device)
             plan = forms(sites, replace(self.request, budget=budget), bench)
+        if layout is not None and not _is_checked(plan, sites):
+            plan = plan.without(plan.choices)
         trial = Trial(
             original, best.of(original), best, ground, rewritten, self.instruments.timer,
             self._seconds,
@@ -151,6 +154,15 @@ class Here:
         settled = settle(plan, trial, self.request.min_speedup)
         runtime = trial.runtime(bench.device, settings, settled.attempts, self.device)
         return Outcome(_told(settled.plan, runtime, layout), runtime, layout)
+
+
+def _is_checked(plan: Plan, sites: Sites) -> bool:
+    """Whether the depthwise convolution of every site ran, and was right, as it was measured."""
+    return all(
+        any(option.form == KEEP and option.time is not None for option in choice.options)
+        for name in sites.workloads
+        for choice in plan.choices.get(name, ())
+    ) and set(sites.workloads) <= set(plan.choices)
 
 
 def _told(plan: Plan, runtime: Runtime, layout: torch.memory_format | None) -> Plan:
