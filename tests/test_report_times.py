@@ -168,8 +168,9 @@ def test_the_terminal_says_how_fast_it_is():
         "1.34x faster [1.32, 1.37] on NVIDIA H200 (CUDAExecutionProvider), against the original",
         "with prefer_nhwc=1. Speed: inference, batch 8: 4.01 ms [3.93, 4.13] became 2.99 ms [2.93",
         "Tried: 12 sites: 0.98x [0.96, 1.01]; 6 sites: 1.34x [1.32, 1.37], taken.",
-        ("Without any rewrite: use_tf32=1: 1.52x [1.50, 1.55] (changes rounding); prefer_nhwc=1: "
-        "1.21x [1.19, 1.24] (used for both)."),
+        ("Without any rewrite: use_tf32=1: 1.52x [1.50, 1.55] (changes rounding), by --provider-"
+         "option use_tf32=1; prefer_nhwc=1: 1.21x [1.19, 1.24] (used for both), by --provider-"
+         "option prefer_nhwc=1."),
     )  # fmt: skip
     places = [text.find(sentence) for sentence in sentences]
     assert -1 not in places

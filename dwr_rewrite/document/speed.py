@@ -118,7 +118,8 @@ def settings(document: Document) -> list[Document]:
 def helpful(document: Document) -> list[str]:
     """The free settings that make the original faster beyond doubt, the best first."""
     return [
-        f"{found['name']}: {with_interval(found['speedup'])}{marks(document, found)}"
+        f"{found['name']}: {with_interval(found['speedup'])}{marks(document, found)}, "
+        f"by {found['how']}"
         for found in settings(document)
         if found["speedup"] and found["speedup"]["low"] > 1
     ]

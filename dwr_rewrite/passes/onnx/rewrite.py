@@ -68,8 +68,8 @@ def find(model: ModelProto, options: Options) -> Results:
     selection = Selection.parse(options.include, options.exclude)
     _check_versions(model)
     found = scopes(model)
-    overridable = frozenset[str]() if options.freeze_weights else _overridable(model)
-    context = Context(selection, overridable, cache(lambda: infer(model)))
+    fed = frozenset[str]() if options.freeze_weights else overridable(model)
+    context = Context(selection, fed, cache(lambda: infer(model)))
     return found, [_linkable(r, options) for scope in found for r in match(scope, context)]
 
 
@@ -104,7 +104,7 @@ def rewrite(model: ModelProto, options: Options, plan: Chooser | None = None) ->
             selection = Selection.parse(options.include, options.exclude)
             return _restore(model, scopes(model), selection)
         if options.freeze_weights:
-            _freeze(model, _overridable(model))
+            freeze(model)
         found, results = find(model, options)
         sites = [result.site for result in results if isinstance(result, Match)]
         chooser = Policy.parse(options.policy) if plan is None else plan
@@ -166,7 +166,7 @@ def _check_versions(model: ModelProto) -> None:
         )
 
 
-def _overridable(model: ModelProto) -> frozenset[str]:
+def overridable(model: ModelProto) -> frozenset[str]:
     """Initializers that the caller may feed another value for."""
     if model.ir_version < OVERRIDABLE_SINCE_IR:
         return frozenset()
@@ -174,7 +174,9 @@ def _overridable(model: ModelProto) -> frozenset[str]:
     return frozenset(t.name for t in model.graph.initializer if t.name in inputs)
 
 
-def _freeze(model: ModelProto, names: frozenset[str]) -> None:
+def freeze(model: ModelProto) -> None:
+    """Makes what callers could override constant."""
+    names = overridable(model)
     free = [value for value in model.graph.input if value.name not in names]
     kept = onnx.GraphProto(input=free)
     del model.graph.input[:]

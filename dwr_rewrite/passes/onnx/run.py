@@ -19,7 +19,7 @@ from dwr_rewrite.passes.onnx import check, files
 from dwr_rewrite.passes.onnx.files import Staged
 from dwr_rewrite.passes.onnx.graphs import collector_paused
 from dwr_rewrite.passes.onnx.provider import Provider
-from dwr_rewrite.passes.onnx.rewrite import Options, check_options, rewrite
+from dwr_rewrite.passes.onnx.rewrite import Options, check_options, freeze, overridable, rewrite
 from dwr_rewrite.passes.onnx.tune.auto import Auto, Chosen
 from dwr_rewrite.passes.onnx.tune.engine import Engine, Onnxruntime
 from dwr_rewrite.passes.onnx.tune.ground import Target
@@ -128,7 +128,8 @@ class Run:
             before = totals(model, source.size(), reference)
             if reference is None and (self.verify or self._auto):
                 reference = stage(scratch / "original.onnx", model, stack, self.external).path
-            chosen = self._choose(model, reference)
+            baseline = self._baseline(model, reference, scratch, stack)
+            chosen = self._choose(model, baseline)
             sites = rewrite(model, self.options, chosen and chosen.plan)
             after = totals(model, files.tensor_bytes(model))
             report = self._report(source.name, output, sites, before, after)
@@ -145,12 +146,24 @@ class Run:
             if checked and reference is not None:
                 report = self._checked(report, reference, staged)
                 if self._provider is not None and report.changed:
-                    report, faster = self._timed(report, reference, staged, self._provider)
+                    report, faster = self._timed(
+                        report, baseline or reference, staged, self._provider
+                    )
                     if not faster:
                         return self._keep(report, source, reference, output, stack)
             if output is not None:
                 staged.commit()
             return Rewrite(model, report)
+
+    def _baseline(
+        self, model: ModelProto, reference: Path | None, scratch: Path, stack: ExitStack
+    ) -> Path | None:
+        """What a rewritten model is timed against: constant weights alone are not its merit."""
+        if reference is None or not (self.options.freeze_weights and overridable(model)):
+            return reference
+        constant = files.read(reference).model
+        freeze(constant)
+        return stage(scratch / "constant.onnx", constant, stack, self.external).path
 
     def _choose(self, model: ModelProto, reference: Path | None) -> Chosen | None:
         """The plan of the policy ``auto``; None for any other."""

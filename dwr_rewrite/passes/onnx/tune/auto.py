@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from math import inf
@@ -18,7 +18,7 @@ from dwr_rewrite.passes.onnx import files
 from dwr_rewrite.passes.onnx.device import provider_of
 from dwr_rewrite.passes.onnx.match import Match
 from dwr_rewrite.passes.onnx.provider import CPU, CUDA, Provider
-from dwr_rewrite.passes.onnx.rewrite import Options, find, rewrite
+from dwr_rewrite.passes.onnx.rewrite import Options, find, freeze, overridable, rewrite
 from dwr_rewrite.passes.onnx.runtime import RuntimeResult, label_of
 from dwr_rewrite.passes.onnx.tune.engine import Engine, ProviderBench
 from dwr_rewrite.passes.onnx.tune.free import best
@@ -127,9 +127,10 @@ class Auto:
             shapes = first_shapes(model, path, self.settings, bench.provider)
             if not self.measure:
                 return _dry(sites_at(model, self.options, shapes, bench.provider), bench, database)
-            free = self.engine.free(path, self.settings, bench.provider, self.progress)
             given = bench.provider
+            free = self.engine.free(path, self.settings, given, self.progress)
             setting, provider = best(free, given)
+            free = (*free, *self._constant(model, path, given))
             if setting:
                 bench = self.engine.bench(provider.name, provider.options)
             sites = sites_at(model, self.options, shapes, bench.provider)
@@ -174,12 +175,32 @@ class Auto:
         kept = f"Kept the original: no faster form on {bench.device.name}."
         return replace(chosen, notes=(*chosen.notes, kept))
 
+    def _constant(
+        self, model: ModelProto, path: Path, provider: Provider
+    ) -> tuple[FreeSetting, ...]:
+        """What a model whose callers can override its weights gains where they no longer can.
+
+        It is advice only: the rewritten model leaves the inputs as they are, unless asked.
+        """
+        if self.options.freeze_weights or not overridable(model):
+            return ()
+        self.progress("timing the original with constant weights")
+        found = self._beside(path, freeze, provider)
+        how = "dwr-rewrite --freeze-weights (callers can no longer override them)"
+        return (FreeSetting("constant weights", how, True, Speedup.of(found.pair)),)
+
     def _time(self, plan: Plan, path: Path, provider: Provider) -> RuntimeResult:
         """The times of the whole model, as it is and with a plan."""
+        return self._beside(path, lambda model: rewrite(model, self.options, plan), provider)
+
+    def _beside(
+        self, path: Path, change: Callable[[ModelProto], object], provider: Provider
+    ) -> RuntimeResult:
+        """The times of a model as it is, and changed."""
         with ExitStack() as stack:
             scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="dwr-trial-")))
             model = files.read(path).model
-            rewrite(model, self.options, plan)
+            change(model)
             staged = stage(scratch / "trial.onnx", model, stack, external=False)
             return self.engine.time((path, staged.path), self.settings, provider, self.progress)
 

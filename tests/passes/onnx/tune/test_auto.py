@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -18,10 +19,11 @@ from dwr_rewrite.passes.onnx.run import Rewrite, Run
 from dwr_rewrite.passes.onnx.tune import OnnxBench, auto
 from dwr_rewrite.passes.onnx.tune.auto import Interrupted
 from dwr_rewrite.passes.onnx.tune.ground import Target
-from dwr_rewrite.timing import FreeSetting, Speedup
+from dwr_rewrite.timing import FreeSetting, Paired, Speedup
 from dwr_rewrite.tuning.database import Database
 from models.handmade import conv_model
 from tests.passes.onnx.tune.abacus import NAME, Abacus, faster, rewritten_nodes, slower, two_sites
+from tests.tuning.fakes import samples
 
 QUICK = Settings(kinds=("normal",))
 NO_GPU = not any(
@@ -143,14 +145,50 @@ def test_without_the_check_a_faster_model_is_written_all_the_same(model, tmp_pat
     assert result.report.verdict == "not checked"
 
 
-def test_weights_are_frozen_though_no_form_is_faster(model, tmp_path):
-    overridable, output = onnx.load(model), tmp_path / "out.onnx"
-    for tensor in overridable.graph.initializer:
+@pytest.fixture
+def overridable(model):
+    """The model with all its weights among the inputs."""
+    changed = onnx.load(model)
+    for tensor in changed.graph.initializer:
         value = helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
-        overridable.graph.input.append(value)
-    onnx.save(overridable, model)
-    run(Abacus(slower), model, output, options=Options(freeze_weights=True), verify=False)
+        changed.graph.input.append(value)
+    onnx.save(changed, model)
+    return model
+
+
+class Watching(Abacus):
+    """Notes how many inputs both models have that it times; those without inputs are faster."""
+
+    def time(self, models, *rest):
+        counts = [len(onnx.load(path).graph.input) for path in models]
+        self.asked.append(tuple(counts))
+        found = super().time(models, *rest)
+        return replace(found, pair=Paired(*(samples(1e-3 * n) for n in counts)))
+
+
+def test_weights_are_frozen_though_no_form_is_faster(overridable, tmp_path):
+    output = tmp_path / "out.onnx"
+    options = Options(freeze_weights=True)
+    run(Abacus(slower), overridable, output, options=options, verify=False)
     assert [value.name for value in onnx.load(output).graph.input] == ["x"]
+
+
+@pytest.mark.parametrize("policy", ["auto", "blocks:8"])
+def test_constant_weights_are_no_merit_of_the_rewrite(overridable, tmp_path, policy):
+    engine, options = Watching(faster), Options(policy, freeze_weights=True)
+    run(engine, overridable, tmp_path / "o.onnx", options=options, target=Target("cuda"))
+    assert engine.asked[-1] == (1, 1)
+
+
+def test_what_constant_weights_would_give_is_told(overridable, tmp_path):
+    engine = Watching(slower)
+    report = run(engine, overridable, tmp_path / "o.onnx").report
+    (told,) = report.runtime.settings
+    assert (told.name, engine.asked[0]) == ("constant weights", (3, 1))
+    assert told.speedup.median == pytest.approx(3)
+    assert "--freeze-weights" in told.how
+    assert report.runtime.setting == ""
+    assert (tmp_path / "o.onnx").read_bytes() == overridable.read_bytes()
 
 
 # ---------------------------------------------------------------------------- settings come first
