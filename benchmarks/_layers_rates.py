@@ -11,6 +11,7 @@ from benchmarks._layers_clock import Clock
 from benchmarks._layers_cudnn import settings
 from benchmarks._layers_operands import TORCH_DTYPES
 from benchmarks._layers_work import DTYPES, DType
+from dwr_rewrite.passes.fx.tune.flags import flag
 
 CPU_CACHE = 32 * 2**20
 """Bytes of the last level of cache that a rotation reckons with on a CPU."""
@@ -45,13 +46,12 @@ def _copy(clock: Clock, device: torch.device, size: int) -> float:
 
 def _product(clock: Clock, device: torch.device, dtype: DType, side: int) -> float:
     a, b = (torch.randn(side, side, device=device).to(TORCH_DTYPES[dtype]) for _ in range(2))
-    before = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = dtype == "tf32"
-    try:
-        with settings(dtype, "default"):
-            return _seconds(clock, lambda _: a @ b)
-    finally:
-        torch.backends.cuda.matmul.allow_tf32 = before
+    numbers = "tf32" if dtype == "tf32" else "ieee"
+    with (
+        flag(torch.backends.cuda.matmul, "fp32_precision", numbers),
+        settings(dtype, "default"),
+    ):
+        return _seconds(clock, lambda _: a @ b)
 
 
 def _seconds(clock: Clock, call: Call) -> float:

@@ -9,11 +9,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from dwr_rewrite.equivalence.tolerance import TRUSTED, Rounding, movement
+from dwr_rewrite.equivalence.tolerance import TF32, TRUSTED, Rounding, movement
+from dwr_rewrite.passes.fx.tune.flags import flag
 from dwr_rewrite.passes.fx.verify.bounds import sums
 from dwr_rewrite.passes.fx.verify.calling import to_numpy
 from dwr_rewrite.passes.fx.verify.float64 import float64
 from dwr_rewrite.passes.fx.verify.rounding import RoundingErrors
+from dwr_rewrite.passes.fx.verify.subject import rounding_of
 
 aten = torch.ops.aten
 
@@ -223,3 +225,18 @@ def test_a_batch_norm_may_be_computed_as_one_product_and_one_sum():
     away = movement(to_numpy(truth), [to_numpy(moved)])
     error = float((found - truth).abs().max())
     assert 8 * 2**-24 * float(truth.abs().max()) < error <= TRUSTED * away
+
+
+@pytest.mark.parametrize(
+    ("convolutions", "products", "multiply"),
+    [("ieee", "ieee", 0.0), ("tf32", "ieee", TF32), ("ieee", "tf32", TF32), ("tf32", "none", TF32)],
+)
+def test_tf32_counts_wherever_it_is_on(convolutions, products, multiply):
+    """Also where the flags differ by operator, for which torch's older flags raise."""
+    backends = torch.backends
+    with (
+        flag(backends.cudnn.conv, "fp32_precision", convolutions),
+        flag(backends.cuda.matmul, "fp32_precision", products),
+    ):
+        assert rounding_of(["float32"], torch.device("cuda")).multiply == multiply
+    assert rounding_of(["float32"], torch.device("cpu")).multiply == 0.0

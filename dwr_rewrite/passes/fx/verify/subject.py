@@ -210,8 +210,9 @@ def rounding_of(dtypes: Collection[str], device: torch.device) -> Rounding:
     rounding = Rounding.of(name for name in dtypes if name in UNIT_ROUNDOFF)
     if device.type != "cuda":
         return rounding
-    tf32 = torch.backends.cudnn.allow_tf32 or torch.backends.cuda.matmul.allow_tf32
-    return rounding.on_gpu(tf32=bool(tf32))
+    backends: Any = torch.backends  # allow_tf32 raises where these were set one by one
+    found = backends.cudnn.conv.fp32_precision, backends.cuda.matmul.fp32_precision
+    return rounding.on_gpu(tf32="tf32" in found)
 
 
 def _engine(device: torch.device) -> str:
