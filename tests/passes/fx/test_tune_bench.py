@@ -304,6 +304,19 @@ def test_flags_are_put_back() -> None:
     assert after == before
 
 
+@pytest.mark.parametrize(
+    ("conv", "rnn"), [("tf32", "tf32"), ("ieee", "tf32"), ("none", "none"), ("tf32", "ieee")]
+)
+def test_tf32_can_be_read_by_the_older_flag_too(conv: str, rnn: str) -> None:
+    """As Inductor does; torch raises where the flags of single operators differ."""
+    cudnn: Any = torch.backends.cudnn
+    with flag(cudnn.conv, "fp32_precision", conv), flag(cudnn.rnn, "fp32_precision", rnn):
+        changed = not allows_tf32()
+        with precision(changed):
+            assert cudnn.allow_tf32 is changed
+        assert (cudnn.conv.fp32_precision, cudnn.rnn.fp32_precision) == (conv, rnn)
+
+
 def test_every_set_of_operands_has_its_turn() -> None:
     turns: list[int] = []
     watch = stopwatch(CPU)
