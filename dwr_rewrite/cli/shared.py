@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 import typer.exceptions
@@ -22,6 +22,13 @@ if TYPE_CHECKING:
     from dwr_rewrite.equivalence.plan import Settings
     from dwr_rewrite.report import Report
     from dwr_rewrite.tuning.tune import Progress
+
+Shapes = Annotated[
+    list[str] | None,
+    typer.Option("--shape", metavar="NAME:1x3x224x224", help="Shape of an input with dynamic "
+                 "dimensions; repeatable."),
+]  # fmt: skip
+"""The option ``--shape``, whose texts :func:`read_settings` reads."""
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells give it."""

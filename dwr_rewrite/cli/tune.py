@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dwr_rewrite.cli.shared import (
+    Shapes,
     StoppedError,
     parse_options,
     print_version,
@@ -52,11 +53,7 @@ def tune(
         typer.Option("--provider-option", metavar="KEY=VALUE", help="For the provider, as "
                      "onnxruntime takes it: use_tf32=0; repeatable."),
     ] = None,
-    shapes: Annotated[
-        list[str] | None,
-        typer.Option("--shape", metavar="NAME:1x3x224x224", help="Shape of an input with dynamic "
-                     "dimensions; repeatable."),
-    ] = None,
+    shapes: Shapes = None,
     budget: Annotated[
         float, typer.Option(min=0, metavar="SECONDS", help="For measuring, on each GPU.")
     ] = 600.0,

@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from dwr_rewrite.cli.shared import (
+    Shapes,
     check_report,
     parse_options,
     print_version,
@@ -43,11 +44,7 @@ def verify(
         typer.Option("--input", metavar="NAME:FILE.npy", help="Real input: an .npy, an .npz with "
                      "several, or a folder of them; repeatable."),
     ] = None,
-    shapes: Annotated[
-        list[str] | None,
-        typer.Option("--shape", metavar="NAME:1x3x224x224", help="Shape of an input with dynamic "
-                     "dimensions; repeatable."),
-    ] = None,
+    shapes: Shapes = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the generated inputs.")] = 0,
     timeout: Annotated[float, typer.Option(min=1, help="Seconds that it may take.")] = 600.0,
     time: Annotated[

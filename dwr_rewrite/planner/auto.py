@@ -16,7 +16,7 @@ from dwr_rewrite.planner.plan import Basis, Plan
 from dwr_rewrite.timing import Clock
 from dwr_rewrite.tuning import Bench, Question
 from dwr_rewrite.tuning.database import Database
-from dwr_rewrite.tuning.tune import Progress, tune
+from dwr_rewrite.tuning.tune import Progress, silent, tune
 from dwr_rewrite.workload import Workload
 
 NO_DEVICE = "no form is known to be faster: there is no GPU here, and no target names one"
@@ -61,7 +61,7 @@ def measured(
     budget: float,
     min_speedup: float,
     model: Model | None = None,
-    progress: Progress = lambda what, done=0, total=0: None,
+    progress: Progress = silent,
     clock: Clock = time.monotonic,
 ) -> Plan:
     """A plan that rests on times of a device; what the budget does not reach is kept.
