@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING, Protocol
 import pytest
 from filelock import FileLock
 
+# Triton reads it as it is imported, which torch does where it likes; kernels run on the CPU then.
+os.environ["TRITON_INTERPRET"] = "1"
+
 if TYPE_CHECKING:
     from models.export import Exporter
 

@@ -1,0 +1,1 @@
+"""Our own depthwise kernels, in Triton. Importing this package loads neither torch nor Triton."""
