@@ -26,8 +26,8 @@ LAZY_EDGES = {
     ("tune", "cli"),
 }  # (importer, imported) to allow inside functions
 HEAVY = {"torch", "onnx", "onnxruntime", "onnx_graphsurgeon", "triton"}
-# Of the layer kernels, what runs them; the rest of it is arithmetic, which every layer may import.
-RUNS = {"ops", "launch", "reference", "common", "gather", "weight", "banded"}
+# Of the layer kernels, what is arithmetic and may be imported by every layer; the rest runs them.
+PURE = {"", "bands", "chunk", "problem", "tile", "tiles"}
 SHOWING = {"typer", "rich", "jinja2", "jsonschema", "matplotlib"}
 
 
@@ -86,7 +86,7 @@ def may_be_heavy(module: str) -> bool:
 
 
 def runs_kernels(module: str) -> bool:
-    return layer_of(module) == "kernels" and sibling(module) in RUNS
+    return layer_of(module) == "kernels" and sibling(module) not in PURE
 
 
 def sibling(module: str) -> str:

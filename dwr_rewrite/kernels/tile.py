@@ -15,8 +15,8 @@ class Tile:
     """One program's share of a convolution.
 
     Attributes:
-        method: ``fma`` multiplies on the ordinary units; ``mma`` makes a banded matrix (Toeplitz) of
-            every kernel row and multiplies on the tensor cores.
+        method: ``fma`` multiplies on the ordinary units; ``mma`` makes a banded (Toeplitz) matrix
+            of every kernel row and multiplies on the tensor cores.
         channels: channels of a program, side by side; a power of two.
         positions: lanes over rows and columns together; a power of two.
         depth: outputs of a lane along the depth (the first of three axes).
