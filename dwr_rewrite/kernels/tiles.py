@@ -7,10 +7,12 @@ written out and the sizes of the layer allow, and as small as it takes to fill t
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import prod
 
-from dwr_rewrite.kernels.problem import Problem, Triple
+from dwr_rewrite.kernels.problem import Problem, Triple, triple
 from dwr_rewrite.kernels.tile import Tile
+from dwr_rewrite.workload import Workload
 
 UNROLLED = 900
 """Products that a lane may write out one by one for each of its channels; past that a kernel's rows
@@ -33,6 +35,9 @@ REGISTERS = 80
 
 WASTE = 1.2
 """Positions that boxes may cover for one that exists."""
+
+CANDIDATES = 8
+"""Tiles of a convolution that are measured, at most."""
 
 WAVES = 2
 """Programs for each multiprocessor that fill a device."""
@@ -182,3 +187,46 @@ def _smaller(box: Triple, phases: Triple) -> Triple:
     if columns % (2 * phases[2]) == 0:
         return deep, rows, columns // 2
     return box
+
+
+def default_weight(
+    problem: Problem, batch: int, in_spatial: Triple, out_spatial: Triple, itemsize: int,
+    channels_last: bool, multiprocessors: int,
+) -> Tile:  # fmt: skip
+    """The tile of the gradient of a weight that was never measured; arguments as of the rest."""
+    channels, positions = (64, 2) if channels_last else (1, 128)
+    return Tile("fma", channels, positions, 1, 2, 2, splits=4)
+
+
+def candidates(workload: Workload, multiprocessors: int) -> tuple[Tile, ...]:
+    """Tiles that are worth measuring, the rule's own first: boxes and programs around it.
+
+    Args:
+        workload: the convolution, in one direction.
+        multiprocessors: of the device.
+    """
+    problem, in_spatial, out_spatial = question(workload)
+    weight = workload.direction == "grad_weight"
+    rule = default_weight if weight else default
+    first = rule(
+        problem, workload.batch, in_spatial, out_spatial, workload.itemsize,
+        workload.layout == "channels_last", multiprocessors,
+    )  # fmt: skip
+    return (first,)
+
+
+def question(workload: Workload) -> tuple[Problem, Triple, Triple]:
+    """A workload as a problem with the lengths of its input and output.
+
+    That of a gradient of the weight is the convolution itself.
+    """
+    spec = workload.spec
+    assert not isinstance(spec.padding, str)  # a workload has numbers
+    forward = Problem(
+        spec.channels, spec.multiplier, triple(spec.kernel), triple(spec.stride),
+        triple([before for before, _ in spec.padding], 0), triple(spec.dilation), spec.transposed,
+    )  # fmt: skip
+    inside, outside = triple(workload.input_shape[2:]), triple(workload.output_shape[2:])
+    if workload.direction != "grad_input":
+        return forward, inside, outside
+    return replace(forward, adjoint=not spec.transposed, reduce=True), outside, inside
