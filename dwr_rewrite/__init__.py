@@ -11,6 +11,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from dwr_rewrite import nn
     from dwr_rewrite.errors import DwrError, NotEquivalentError
     from dwr_rewrite.passes.fx.api import fx_rewrite, record, runtime
     from dwr_rewrite.passes.onnx.api import Rewrite, onnx_rewrite
@@ -20,12 +21,16 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
-    "DwrError", "NotEquivalentError", "Report", "Rewrite", "fx_rewrite", "onnx_rewrite", "record",
-    "restore", "runtime", "verify",
+    "DwrError", "NotEquivalentError", "Report", "Rewrite", "fx_rewrite", "nn", "onnx_rewrite",
+    "record", "restore", "runtime", "verify",
 ]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
+    if name == "nn":
+        import dwr_rewrite.nn as module
+
+        return module
     if name in ("DwrError", "NotEquivalentError"):
         from dwr_rewrite import errors as module
     elif name == "Report":

@@ -57,4 +57,3 @@ def activate(y, ACTIVATION: tl.constexpr):
     elif ACTIVATION == "hardswish":
         y = y * tl.where(y < -3, 0.0, tl.where(y > 3, 6.0, y + 3)) / 6
     return y
-

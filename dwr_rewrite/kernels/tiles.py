@@ -7,9 +7,11 @@ written out and the sizes of the layer allow, and as small as it takes to fill t
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from math import prod
 
+from dwr_rewrite.kernels import bands
 from dwr_rewrite.kernels.problem import Problem, Triple, triple
 from dwr_rewrite.kernels.tile import Tile
 from dwr_rewrite.workload import Workload
@@ -199,20 +201,56 @@ def default_weight(
 
 
 def candidates(workload: Workload, multiprocessors: int) -> tuple[Tile, ...]:
-    """Tiles that are worth measuring, the rule's own first: boxes and programs around it.
+    """Tiles that are worth measuring, at most :data:`CANDIDATES`; the rule's own comes first.
+
+    The others are the banded form, where there is one, and what lies around the rule's tile: boxes
+    and programs of twice and half the size.
 
     Args:
         workload: the convolution, in one direction.
         multiprocessors: of the device.
     """
     problem, in_spatial, out_spatial = question(workload)
-    weight = workload.direction == "grad_weight"
-    rule = default_weight if weight else default
-    first = rule(
-        problem, workload.batch, in_spatial, out_spatial, workload.itemsize,
-        workload.layout == "channels_last", multiprocessors,
-    )  # fmt: skip
-    return (first,)
+    sizes = (workload.batch, in_spatial, out_spatial, workload.itemsize)
+    last = workload.layout == "channels_last"
+    if workload.direction == "grad_weight":
+        first = default_weight(problem, *sizes, last, multiprocessors)
+        around = list(_around(first, in_spatial if problem.adjoint else out_spatial))
+        banded = bands.supports_weight(problem, workload.itemsize)
+        coarse = in_spatial if problem.adjoint else out_spatial
+        made = bands.weight_tile(problem, workload.batch, coarse, multiprocessors)
+    else:
+        first = default(problem, *sizes, last, multiprocessors)
+        around = [tile for tile in _around(first, out_spatial) if _is_sound(problem, tile)]
+        banded = bands.supports(problem, workload.itemsize)
+        made = bands.map_tile(problem, workload.batch, out_spatial, multiprocessors)
+    found = [first, *([made] if banded and not last else []), *around]
+    return tuple(dict.fromkeys(found))[:CANDIDATES]
+
+
+def _around(tile: Tile, lengths: Triple) -> Iterator[Tile]:
+    """Tiles that differ from this one in one number, for an output of these lengths."""
+    if tile.splits > 1:
+        yield replace(tile, splits=2 * tile.splits)
+        yield replace(tile, splits=tile.splits // 2)
+    for name, length in zip(("depth", "rows", "columns"), lengths, strict=True):
+        size = getattr(tile, name)
+        if size < length:
+            yield replace(tile, **{name: 2 * size})
+        if size > 1:
+            yield replace(tile, **{name: (size + 1) // 2})
+    yield replace(tile, positions=2 * tile.positions, warps=2 * tile.warps)
+    if tile.channels < 16 * tile.warps and tile.positions > 1:
+        yield replace(tile, positions=tile.positions // 2, warps=tile.warps // 2)
+
+
+def _is_sound(problem: Problem, tile: Tile) -> bool:
+    """Whether a tile around the rule's has room in registers, and starts with its phases."""
+    box = (tile.depth, tile.rows, tile.columns)
+    whole = not any(n % s for n, s in zip(box, _phases(problem), strict=True))
+    together = max(1, tile.channels * tile.positions // (32 * tile.warps))
+    fits = prod(box) * together <= 2 * SUMS and _written(problem, box) <= UNROLLED
+    return whole and fits
 
 
 def question(workload: Workload) -> tuple[Problem, Triple, Triple]:

@@ -1,0 +1,367 @@
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import product
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from dwr_rewrite.errors import DwrError
+from dwr_rewrite.kernels import banded, bands
+from dwr_rewrite.kernels.problem import Problem, Triple
+from dwr_rewrite.kernels.tile import Tile
+from tests.kernels.maps import assert_close, error_bound, reference
+from tests.kernels.test_weight import check as check_gradients
+from tests.kernels.test_weight import volumes
+
+Gradients = tuple[Tensor, Tensor | None]
+HALVES = (torch.float16, torch.bfloat16)
+
+
+@pytest.fixture(autouse=True)
+def poison() -> Iterator[None]:
+    """torch fills what it does not initialize with NaN, scratch too."""
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(before)
+
+
+def draw(shape: tuple[int, ...], dtype: torch.dtype = torch.bfloat16, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
+
+
+def run(
+    problem: Problem, tile: Tile, x: Tensor, size: Triple, *, scale: Tensor | None = None,
+    bias: Tensor | None = None, activation: Any = "none", out: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """The kernel's output, which was NaN before, and the weight it took."""
+    weight = draw((problem.groups * problem.multiplier, problem.taps), x.dtype, seed=1)
+    if out is None:
+        out = torch.empty(x.shape[0], problem.out_channels, *size, dtype=x.dtype)
+    out.fill_(float("nan"))
+    banded.run(x, weight, scale, bias, out, problem, activation, tile, lambda kernel: kernel)
+    return out, weight
+
+
+def check(problem: Problem, tile: Tile, x: Tensor, size: Triple, out: Tensor | None = None) -> None:
+    """Fails where an output is further from float64 than sums of that many products can be.
+
+    The zeros of a band are products too, which are exact and whose sums are not rounded.
+    """
+    found, weight = run(problem, tile, x, size, out=out)
+    expected = reference(x, weight, size, problem)
+    products = reference(x.abs(), weight.abs(), size, problem)
+    count = problem.taps * (problem.multiplier if problem.reduce else 1)
+    assert_close(found, expected, error_bound(expected, products, count, x.dtype))
+
+
+def output_size(problem: Problem, spatial: Triple) -> Triple:
+    """The size with the same padding behind as in front."""
+    lengths = []
+    for n, k, s, p, d in zip(
+        spatial, problem.kernel, problem.stride, problem.padding, problem.dilation, strict=True
+    ):
+        reach = d * (k - 1) + 1
+        length = (n - 1) * s + reach - 2 * p if problem.adjoint else (n + 2 * p - reach) // s + 1
+        lengths.append(length)
+    depth, height, width = lengths
+    return depth, height, width
+
+
+def gradients(x: Tensor, gradient: Tensor, problem: Problem, tile: Tile) -> Gradients:
+    """What the kernels find, in outputs that were NaN."""
+    filters = problem.groups * problem.multiplier
+    out = x.new_full((filters, problem.taps), torch.nan)
+    bias = None if problem.adjoint else x.new_full((filters,), torch.nan)
+    banded.run_weight(x, gradient, out, bias, problem, tile, lambda kernel: kernel)
+    return out, bias
+
+
+# (kernel, stride, padding, dilation, input's spatial lengths)
+GEOMETRIES: dict[str, tuple[Triple, Triple, Triple, Triple, Triple]] = {
+    "3x3": ((1, 3, 3), (1, 1, 1), (0, 1, 1), (1, 1, 1), (1, 5, 9)),
+    "7x7, pairs": ((1, 7, 7), (1, 1, 1), (0, 3, 3), (1, 1, 1), (1, 8, 14)),
+    "9x9": ((1, 9, 9), (1, 1, 1), (0, 4, 4), (1, 1, 1), (1, 6, 10)),
+    "11x11, two chunks in parts": ((1, 11, 11), (1, 1, 1), (0, 5, 5), (1, 1, 1), (1, 5, 16)),
+    "13x3, filled up": ((1, 13, 17), (1, 1, 1), (0, 6, 8), (1, 1, 1), (1, 4, 8)),
+    "31 columns": ((1, 5, 31), (1, 1, 1), (0, 2, 15), (1, 1, 1), (1, 4, 20)),
+    "5x5 steps of two": ((1, 5, 5), (1, 2, 2), (0, 2, 2), (1, 1, 1), (1, 6, 12)),
+    "4x4 steps of three": ((1, 4, 4), (1, 3, 3), (0, 1, 1), (1, 1, 1), (1, 6, 9)),
+    "11x11 steps of two": ((1, 11, 11), (1, 2, 2), (0, 5, 5), (1, 1, 1), (1, 4, 6)),
+    "3x3 dilated": ((1, 3, 3), (1, 1, 1), (0, 3, 7), (1, 3, 7), (1, 6, 16)),
+    "3x2 mixed": ((1, 3, 2), (1, 2, 1), (0, 1, 4), (1, 3, 2), (1, 7, 9)),
+    "padded in front": ((1, 2, 4), (1, 1, 1), (0, 1, 3), (1, 1, 1), (1, 4, 8)),
+    "cropped": ((1, 3, 3), (1, 1, 1), (0, -1, -2), (1, 1, 1), (1, 5, 12)),
+    "1-D, causal": ((1, 1, 4), (1, 1, 1), (0, 0, 3), (1, 1, 1), (1, 1, 24)),
+    "1-D k31": ((1, 1, 31), (1, 1, 1), (0, 0, 15), (1, 1, 1), (1, 1, 40)),
+    "3-D": ((3, 3, 3), (1, 1, 1), (1, 1, 1), (1, 1, 1), (3, 4, 8)),
+    "3-D strided": ((3, 3, 3), (1, 2, 2), (1, 1, 1), (1, 1, 1), (2, 4, 6)),
+    "3-D in parts": ((2, 9, 17), (1, 1, 1), (0, 4, 8), (1, 1, 1), (2, 3, 4)),
+}  # fmt: skip
+FORMS = [(adjoint, reduce) for adjoint in (False, True) for reduce in (False, True)]
+
+
+@pytest.mark.parametrize(("adjoint", "reduce"), FORMS)
+@pytest.mark.parametrize("name", GEOMETRIES)
+def test_a_map_is_its_definition(name: str, adjoint: bool, reduce: bool) -> None:
+    kernel, stride, padding, dilation, spatial = GEOMETRIES[name]
+    m = 1 if math.prod(kernel) > 40 else 2
+    problem = Problem(2, m, kernel, stride, padding, dilation, adjoint, reduce)
+    size = output_size(problem, spatial)
+    assert bands.supports(problem, 2)
+    tile = bands.map_tile(problem, 1, size, 1)
+    dtype = HALVES[(adjoint + reduce) % 2]
+    check(problem, tile, draw((1, problem.in_channels, *spatial), dtype), size)
+
+
+@pytest.mark.parametrize("adjoint", [False, True])
+@pytest.mark.parametrize("name", GEOMETRIES)
+def test_a_gradient_of_the_weight_is_its_definition(name: str, adjoint: bool) -> None:
+    kernel, stride, padding, dilation, fine = GEOMETRIES[name]
+    m = 1 if math.prod(kernel) > 40 else 2
+    problem = Problem(2, m, kernel, stride, padding, dilation, adjoint)
+    coarse = output_size(replace(problem, adjoint=False), fine)
+    assert bands.supports_weight(problem, 2)
+    tile = bands.weight_tile(problem, 2, coarse, 1)
+    x, gradient = volumes(problem, 2, fine, coarse, HALVES[adjoint])
+    check_gradients(gradients(x, gradient, problem, tile), x, gradient, problem)
+
+
+CONV = Problem(2, 1, (1, 3, 3), (1, 2, 2), (0, 1, 1))
+BACK = replace(CONV, adjoint=True, reduce=True)
+SMALL = Tile("mma", 1, 16, 1, 2, 8, 1)
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+@pytest.mark.parametrize("problem", [CONV, BACK], ids=["conv", "back"])
+@pytest.mark.parametrize(
+    "tile",
+    [
+        SMALL,
+        Tile("mma", 1, 32, 1, 4, 8, 1),
+        Tile("mma", 1, 16, 2, 2, 16, 1),
+        Tile("mma", 1, 16, 1, 2, 6, 1),
+    ],
+    ids=str,
+)
+def test_any_tile_gives_the_same_map(problem: Problem, tile: Tile, dtype: torch.dtype) -> None:
+    spatial = (2, 5, 12)
+    check(problem, tile, draw((2, 2, *spatial), dtype), output_size(problem, spatial))
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+@pytest.mark.parametrize(("columns", "splits"), [(8, 1), (8, 4), (16, 2), (6, 2)])
+def test_any_tile_gives_the_same_gradient(rows: int, columns: int, splits: int) -> None:
+    problem = Problem(2, 1, (1, 3, 5), padding=(0, 1, 2))
+    x, gradient = volumes(problem, 3, (1, 5, 16), (1, 5, 16), torch.bfloat16)
+    tile = Tile("mma", 1, 16, 1, rows, columns, 1, splits)
+    check_gradients(gradients(x, gradient, problem, tile), x, gradient, problem)
+
+
+def views() -> dict[str, Tensor]:
+    """[2, 2, 1, 6, 16] in ways that no layout has."""
+    wide = draw((2, 4, 2, 6, 32))
+    return {
+        "every other": wide[:, ::2, :1, :, ::2],
+        "shifted": wide[:, 1:3, 1:, :, 1:17],
+        "transposed": draw((2, 2, 1, 16, 6)).transpose(3, 4),
+        "one image for all": draw((1, 2, 1, 6, 16)).expand(2, -1, -1, -1, -1),
+        "channels_last": draw((2, 1, 6, 16, 2)).permute(0, 4, 1, 2, 3),
+    }
+
+
+SAME = Problem(2, 1, (1, 3, 3), padding=(0, 1, 1))
+
+
+@pytest.mark.parametrize("name", views())
+def test_strides(name: str) -> None:
+    check(SAME, SMALL, views()[name], (1, 6, 16))
+    x = views()[name]
+    check_gradients(gradients(x, x, SAME, SMALL), x, x, SAME)
+
+
+@pytest.mark.parametrize("name", ["every other", "shifted", "transposed", "channels_last"])
+def test_strides_of_the_output(name: str) -> None:
+    check(SAME, SMALL, draw((2, 2, 1, 6, 16)), (1, 6, 16), out=views()[name])
+
+
+def test_what_lies_beside_a_view_is_neither_read_nor_written() -> None:
+    inside = (slice(1, 3), slice(1, 3), slice(None), slice(2, 8), slice(2, 18))
+    around = torch.full((4, 4, 1, 10, 20), float("nan"), dtype=torch.bfloat16)
+    around[inside] = draw((2, 2, 1, 6, 16))
+    check(SAME, SMALL, around[inside], (1, 6, 16))
+    target = torch.full((4, 4, 1, 10, 20), 7.0, dtype=torch.bfloat16)
+    run(SAME, SMALL, around[inside], (1, 6, 16), out=target[inside])
+    target[inside] = 7.0
+    assert (target == 7.0).all()
+
+
+@pytest.mark.parametrize("axis", range(4))
+def test_offsets_past_32_bits(axis: int) -> None:
+    """Elements 2^31 apart, in memory that is reserved and, but for a few pages, never touched."""
+    torch.use_deterministic_algorithms(False)  # which would fill the 4 GiB
+    shape = [3 if i == axis else 2 for i in range(4)]
+    steps = [2**30 if i == axis else 8 * 3**i for i in range(4)]
+    x = torch.empty(2**31 + 1024, dtype=torch.float16).as_strided((*shape, 8), (*steps, 1))
+    x.copy_(draw((*shape, 8), x.dtype))
+    problem = Problem(shape[1], 1, (2, 2, 2), padding=(1, 1, 1))
+    tile = Tile("mma", 1, 16, 1, 2, 8, 1)
+    size = (shape[2] + 1, shape[3] + 1, 8)
+    check(problem, tile, x, size)
+    gradient = draw((shape[0], shape[1], *size), x.dtype, seed=2)
+    check_gradients(gradients(x, gradient, problem, tile), x, gradient, problem)
+
+
+def test_the_epilogue() -> None:
+    x = draw((2, 2, 1, 5, 8), torch.float16)
+    scale, bias = draw((2,), x.dtype, seed=2), draw((2,), x.dtype, seed=3)
+    found, weight = run(SAME, SMALL, x, (1, 5, 8), scale=scale, bias=bias, activation="hardswish")
+    y = torch.from_numpy(reference(x, weight, (1, 5, 8), SAME))
+    y = y * scale.double().view(-1, 1, 1, 1) + bias.double().view(-1, 1, 1, 1)
+    expected = torch.nn.functional.hardswish(y)
+    # One rounding to float16; what happens in float32 is 2^13 times finer.
+    torch.testing.assert_close(found.double(), expected, rtol=2**-10, atol=1e-5)
+
+
+def test_a_value_that_is_not_finite_reaches_its_windows() -> None:
+    problem = Problem(2, 1, (1, 7, 7), padding=(0, 3, 3))
+    x = draw((1, 2, 1, 12, 32))
+    x[0, 1, 0, 5, 13] = float("inf")
+    found, _ = run(problem, Tile("mma", 1, 16, 1, 4, 8, 1), x, (1, 12, 32))
+    expected = torch.zeros(2, 12, 32, dtype=torch.bool)
+    # Windows begin 4 before a box of 8 columns and have 16: column 13 is in those of boxes 1 and 2.
+    expected[1, 2:9, 8:24] = True
+    assert torch.equal(~found[0, :, 0].isfinite(), expected)
+
+
+def test_rows_of_zeros_that_fill_up_a_kernel_reach_further() -> None:
+    problem = Problem(1, 1, (1, 13, 13), padding=(0, 6, 6))
+    tile = Tile("mma", 1, 16, 1, 4, 16, 1)
+    assert bands.kernel_rows(problem, tile) == (1, 5)  # three parts: 15 rows, two of zeros
+    x = draw((1, 1, 1, 24, 16))
+    x[0, 0, 0, 12, 8] = float("nan")
+    found, _ = run(problem, tile, x, (1, 24, 16))
+    rows = (~found[0, 0, 0].isfinite()).any(1).nonzero().flatten().tolist()
+    assert rows == list(range(12 - 8, 12 + 6 + 1))
+
+
+def test_a_gradient_that_is_not_finite_stays_in_its_filter() -> None:
+    x, gradient = volumes(SAME, 1, (1, 6, 16), (1, 6, 16), torch.float16)
+    gradient[0, 1, 0, 3, 5] = float("nan")
+    out, bias = gradients(x, gradient, SAME, SMALL)
+    assert out[0].isfinite().all()
+    assert out[1].isnan().all()
+    assert bias is not None
+    assert bias.isnan().tolist() == [False, True]
+
+
+def test_two_runs_agree_to_the_last_bit() -> None:
+    x = draw((3, 2, 1, 9, 11))
+    first, second = (run(CONV, SMALL, x, (1, 5, 6))[0] for _ in range(2))
+    assert first.equal(second)
+    x, gradient = volumes(SAME, 3, (1, 6, 16), (1, 6, 16), torch.bfloat16)
+    tile = replace(SMALL, splits=3)
+    pairs = zip(*(gradients(x, gradient, SAME, tile) for _ in range(2)), strict=True)
+    assert all(a is not None and b is not None and a.equal(b) for a, b in pairs)
+
+
+@pytest.mark.parametrize(
+    "wrong", [replace(SAME, padding=(0, 1, 0)), replace(SAME, stride=(1, 2, 1))]
+)
+def test_the_checks_find_a_wrong_problem(wrong: Problem) -> None:
+    x, gradient = volumes(SAME, 2, (1, 6, 16), (1, 6, 16), torch.bfloat16)
+    found, weight = run(wrong, SMALL, x, (1, 6, 16))
+    expected = reference(x, weight, (1, 6, 16), SAME)
+    products = reference(x.abs(), weight.abs(), (1, 6, 16), SAME)
+    with pytest.raises(AssertionError, match="elements are off"):
+        assert_close(found, expected, error_bound(expected, products, 9, x.dtype))
+    with pytest.raises(AssertionError, match="elements are off"):
+        check_gradients(gradients(x, gradient, wrong, SMALL), x, gradient, SAME)
+
+
+@pytest.mark.parametrize(
+    ("problem", "tile"),
+    [
+        (SAME, replace(SMALL, channels=2)),
+        (SAME, replace(SMALL, positions=8)),
+        (SAME, replace(SMALL, warps=4)),
+        (SAME, replace(SMALL, rows=64)),
+        (BACK, replace(SMALL, rows=3)),
+        (BACK, replace(SMALL, columns=9)),
+        (Problem(1, 1, (1, 3, 300)), SMALL),
+    ],
+)
+def test_a_tile_that_does_not_fit_is_refused(problem: Problem, tile: Tile) -> None:
+    x = torch.zeros(1, problem.in_channels, 1, 4, 300, dtype=torch.float16)
+    with pytest.raises(DwrError, match="no banded form of"):
+        run(problem, tile, x, (1, 4, 4))
+
+
+def test_a_tile_of_a_gradient_that_does_not_fit_is_refused() -> None:
+    x, gradient = volumes(SAME, 1, (2, 4, 8), (2, 4, 8), torch.float16)
+    with pytest.raises(DwrError, match="no banded form of"):
+        gradients(x, gradient, SAME, replace(SMALL, depth=2))
+
+
+def test_only_elements_of_16_bits_are_supported() -> None:
+    assert [bands.supports(SAME, size) for size in (2, 4, 8)] == [True, False, False]
+    assert [bands.supports_weight(SAME, size) for size in (2, 4, 8)] == [True, False, False]
+
+
+@pytest.mark.parametrize("k", [*range(1, 32), 51, 63])
+def test_every_square_kernel_is_supported(k: int) -> None:
+    for stride, adjoint in product((1, 2, 3, 4), (False, True)):
+        problem = Problem(8, 1, (1, k, k), (1, stride, stride), (0, k // 2, k // 2))
+        assert bands.supports(replace(problem, adjoint=adjoint), 2) or k > 31
+        assert bands.supports_weight(problem, 2) or k > 31
+
+
+def axes(most: int, least: int = 1) -> st.SearchStrategy[Triple]:
+    return st.tuples(*[st.integers(least, most)] * 3)
+
+
+@st.composite
+def problems(draw_from: st.DrawFn) -> Problem:
+    kernel = draw_from(
+        axes(3) | st.tuples(st.just(1), st.integers(1, 12), st.integers(1, 20))
+        | st.tuples(st.just(1), st.just(1), st.integers(1, 31))
+    )  # fmt: skip
+    return Problem(
+        draw_from(st.integers(1, 2)), draw_from(st.integers(1, 2)), kernel, draw_from(axes(3)),
+        draw_from(axes(6, -1)), draw_from(axes(3)), draw_from(st.booleans()),
+        draw_from(st.booleans()),
+    )  # fmt: skip
+
+
+SIZES = st.tuples(st.integers(1, 2), st.integers(1, 4), st.integers(1, 9) | st.just(16))
+
+
+@given(problems(), SIZES, SIZES, st.integers(1, 200), st.sampled_from(HALVES))
+@settings(max_examples=40, deadline=None)
+def test_every_map(
+    problem: Problem, spatial: Triple, size: Triple, multiprocessors: int, dtype: torch.dtype
+) -> None:
+    """Both sizes are free, since what lies behind an input is not told."""
+    assume(bands.supports(problem, 2))
+    tile = bands.map_tile(problem, 2, size, multiprocessors)
+    check(problem, tile, draw((2, problem.in_channels, *spatial), dtype), size)
+
+
+@given(problems(), SIZES, SIZES, st.integers(1, 200), st.sampled_from(HALVES))
+@settings(max_examples=25, deadline=None)
+def test_every_gradient_of_the_weight(
+    problem: Problem, fine: Triple, coarse: Triple, multiprocessors: int, dtype: torch.dtype
+) -> None:
+    problem = replace(problem, reduce=False)
+    assume(bands.supports_weight(problem, 2))
+    x, gradient = volumes(problem, 2, fine, coarse, dtype)
+    tile = bands.weight_tile(problem, 2, coarse, multiprocessors)
+    check_gradients(gradients(x, gradient, problem, tile), x, gradient, problem)
