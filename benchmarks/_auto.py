@@ -17,7 +17,7 @@ from benchmarks._records import Record
 from benchmarks._steps import sampler
 from dwr_rewrite.passes.fx.api import perform, record, runtime
 from dwr_rewrite.passes.fx.decide import options
-from dwr_rewrite.passes.fx.functional import Widths
+from dwr_rewrite.passes.fx.geometry import Forms
 from dwr_rewrite.passes.fx.linked import UNDO
 from dwr_rewrite.passes.fx.tune.auto import Instruments
 from dwr_rewrite.passes.fx.tune.bench import TorchBench
@@ -85,11 +85,11 @@ def facts_of(timed: Runtime | None) -> Record:
             "settings": [asdict(setting) for setting in timed.settings]}  # fmt: skip
 
 
-def widths_of(original: nn.Module, other: nn.Module) -> dict[str, Widths]:
+def widths_of(original: nn.Module, other: nn.Module) -> dict[str, Forms]:
     """Group widths that another form of a model gives its depthwise convolutions, by name."""
     names = [name for name, module in original.named_modules() if is_depthwise(module)]
     undo = {name: getattr(other.get_submodule(name), UNDO, None) for name in names}
-    return {name: Widths() if each is None else each.widths for name, each in undo.items()}
+    return {name: Forms() if each is None else each.forms for name, each in undo.items()}
 
 
 @contextlib.contextmanager

@@ -17,7 +17,8 @@ from benchmarks._layers_calls import Call, aten
 from benchmarks._layers_operands import Operands
 from benchmarks._layers_shapes import Layer
 from benchmarks._layers_work import Group
-from dwr_rewrite.passes.fx.functional import Geometry, pack
+from dwr_rewrite.passes.fx.functional import pack
+from dwr_rewrite.passes.fx.geometry import Geometry
 from models.entry import is_depthwise
 from models.mobilenet_v1 import BLOCKS
 

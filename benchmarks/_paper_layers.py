@@ -18,7 +18,8 @@ from benchmarks._layers_shapes import Layer
 from benchmarks._layers_work import DType, Group, Way
 from benchmarks._records import Record
 from benchmarks._run import give_up, refusal, still_there
-from dwr_rewrite.passes.fx.functional import Widths, unpack
+from dwr_rewrite.passes.fx.functional import unpack
+from dwr_rewrite.passes.fx.geometry import Forms
 from dwr_rewrite.workload import DIRECTIONS, Direction
 
 STATUS = {WrongError: "wrong", torch.OutOfMemoryError: "out of memory"}
@@ -30,7 +31,7 @@ def name(way: Way, direction: Direction) -> str:
 
 @torch.no_grad()
 def measure(
-    layers: Sequence[Layer], batch: int, dtype: DType, ways: Mapping[Way, Sequence[Widths]],
+    layers: Sequence[Layer], batch: int, dtype: DType, ways: Mapping[Way, Sequence[Forms]],
     device: torch.device, clock: Clock, effort: Effort,
 ) -> list[Record]:  # fmt: skip
     """An entry for every way and direction; one call is a row of all layers.
@@ -80,9 +81,9 @@ def measure(
 
 
 def _row(
-    way: Way, groups: Sequence[Group], given: Sequence[Operands], widths: Sequence[Widths]
+    way: Way, groups: Sequence[Group], given: Sequence[Operands], widths: Sequence[Forms]
 ) -> Callable[[int], Any]:
-    """Runs every layer once; each has been held against the default.
+    """Runs every layer once; each has been held against float64.
 
     Raises:
         WrongError: a layer computes something else.
@@ -95,7 +96,7 @@ def _row(
 
 
 def _checked(way: Way, group: Group, given: Operands, width: int) -> Call:
-    expected = reference(group, given, call_of(group, Way(way.layout), given, 1)(0))
+    expected = reference(group, given)
     if way.form == _paper.FORM:
         call = _paper.call_of(group, given)
     else:

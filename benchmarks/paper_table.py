@@ -31,7 +31,7 @@ from benchmarks._records import Record
 from benchmarks._run import Task, give_up, refusal, still_there
 from benchmarks._steps import Training, numbers
 from dwr_rewrite import fx_rewrite
-from dwr_rewrite.passes.fx.functional import Widths
+from dwr_rewrite.passes.fx.geometry import Forms
 from dwr_rewrite.passes.fx.tune.auto import Instruments
 from dwr_rewrite.passes.fx.tune.whole import Run, Work
 from dwr_rewrite.workload import LAYOUTS, Layout
@@ -123,13 +123,13 @@ class Study:
         return model
 
     def layers(self, dtype: DType) -> list[Record]:
-        ways: dict[Way, Sequence[Widths]] = {}
+        ways: dict[Way, Sequence[Forms]] = {}
         found = _paper.layers(self.size, self.width)
         for way in WAYS:
             if way.form in (LINKED, PLAN):
                 ways[way] = list(widths_of(self.model("nchw"), self.form(dtype, way)).values())
             else:
-                ways[way] = [Widths()] * len(found)
+                ways[way] = [Forms()] * len(found)
         return _paper_layers.measure(
             found, self.batch, dtype, ways, self.device, self.clock, self.effort
         )

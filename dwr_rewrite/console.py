@@ -234,6 +234,7 @@ def _forms(choice: Document) -> str:
     modelled = ", expected" if choices.is_modelled(choice) else ""
     times = [_time(option) for option in choices.ordered(choice)]
     times[:1] = [f"[bold]{time}[/]" for time in times[:1]]
+    times += filter(None, [choices.folded(choice)])
     return f"{choice['direction']}{modelled}: {', '.join(times)}"
 
 

@@ -160,10 +160,9 @@ def _times(choice: Document) -> tuple[str, str]:
     """Of the form that was chosen, and of the others."""
     taken = choices.find(choice, choice["form"])
     others = [option for option in choices.ordered(choice) if option is not taken]
-    return (
-        _time(taken) if taken else NONE,
-        ", ".join(f"{form_name(o['form'])} {_time(o)}" for o in others) or NONE,
-    )
+    texts = [f"{form_name(o['form'])} {_time(o)}" for o in others]
+    texts += filter(None, [choices.folded(choice)])
+    return _time(taken) if taken else NONE, ", ".join(texts) or NONE
 
 
 def _time(option: Document) -> str:

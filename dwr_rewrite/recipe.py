@@ -83,15 +83,33 @@ class Conv:
 
 
 @dataclass(frozen=True, slots=True)
+class Kernel:
+    """The depthwise convolution itself with the geometry of ``spec``, run by our own kernel.
+
+    Attributes:
+        spec: the geometry.
+        tile: how the kernel cuts its work, as text; empty where a heuristic chooses.
+    """
+
+    spec: ConvSpec
+    tile: str = ""
+
+    @property
+    def groups(self) -> int:
+        """One for each channel."""
+        return self.spec.channels
+
+
+@dataclass(frozen=True, slots=True)
 class Recipe:
     """What a site becomes: one convolution and the weight that it takes.
 
     Attributes:
         conv: the convolution step.
-        packing: how its weight follows from the compact one.
+        packing: how its weight follows from the compact one; of width 1 for a kernel.
     """
 
-    conv: Conv
+    conv: Conv | Kernel
     packing: Packing
 
 

@@ -29,11 +29,13 @@ class SiteReport:
     Attributes:
         name: where it is.
         op: its operator.
-        form: ``keep``, ``dense`` or ``blocks:b``.
+        form: ``keep``, ``dense``, ``blocks:b``, ``kernel`` or ``kernel:TILE``; of a torch site also
+            ``direction=form`` for each direction, where they differ.
         reason: why it is kept; None when it was rewritten or restored.
         spec: its geometry, where it is depthwise.
         output: name of the value that it computes.
-        weights: ``precomputed`` or ``linked`` when it was rewritten.
+        weights: ``precomputed``, or ``linked`` where the compact weight stays, when it was
+            rewritten.
         growth: weight bytes added for it (in memory; a linked weight adds none to the file).
         macs: multiply-accumulates for one batch element before and after, where sizes are known.
         undone: the form that it had before it was restored.

@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -10,8 +11,10 @@ from typing import TYPE_CHECKING, Protocol
 import pytest
 from filelock import FileLock
 
-# Triton reads it as it is imported, which torch does where it likes; kernels run on the CPU then.
+# Kernels run on the CPU then. Triton reads it once, as it is imported, and a test may change it.
 os.environ["TRITON_INTERPRET"] = "1"
+with suppress(ImportError):
+    import triton  # noqa: F401
 
 if TYPE_CHECKING:
     from models.export import Exporter

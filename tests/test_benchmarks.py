@@ -97,12 +97,12 @@ def test_gpu_bench_runs_every_study_of_a_gpu_in_short_parts() -> None:
     commands = made("gpu-bench", GPU_PYTHON="python")
     studies = re.findall(r"-m benchmarks\.(\w+)", commands)
     assert set(studies) == {
-        "layers", "roofline", "kernels_used", "fit_cost", "paper_table", "models"
+        "layers", "roofline", "kernels", "kernels_used", "fit_cost", "paper_table", "models"
     }  # fmt: skip
     measuring = [s for s in commands.replace("\\\n", "").splitlines() if "--out" in s]
-    assert len(measuring) == 4
+    assert len(measuring) == 5
     assert all("--minutes 8 --resume" in " ".join(line.split()) for line in measuring)
-    assert len(re.findall(r"--merge", commands)) == 4
+    assert len(re.findall(r"--merge", commands)) == 5
 
 
 def test_the_demo_names_its_form() -> None:

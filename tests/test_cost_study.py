@@ -15,7 +15,7 @@ from benchmarks._layers_shapes import Layer, load
 from benchmarks._layers_work import Group, ways
 from benchmarks._records import SCHEMA, DamagedError, Results
 from dwr_rewrite.cost import Model, Target, find_target
-from dwr_rewrite.cost.efficiency import Efficiency, Factors, Key
+from dwr_rewrite.cost.efficiency import Efficiency, Factors, Key, kind_of
 from dwr_rewrite.cost.errors import distinct
 from dwr_rewrite.lowerings.diagonal import diagonal
 from dwr_rewrite.workload import DIRECTIONS, Workload
@@ -90,6 +90,23 @@ def test_results_become_cases(file: Path):
     # The depthwise forward is in two cases, and is one time.
     doubled = sum(case.workload.direction == "forward" for case in found) // 2
     assert len(distinct(found)) == sum(len(case.times) for case in found) - doubled
+
+
+def test_all_tiles_of_a_kernel_are_one_form(file: Path):
+    found = _results.load(file)
+    [first, *_] = (g for g in found.groups.values() if not g["compiled"])
+    kept = next(e for e in first["entries"] if e["form"] == "keep" and e["status"] == "timed")
+    tiles = ("", ":fma.c1.p128.d1.r4.v2.w4.s1", ":fma.c8.p16.d1.r1.v1.w4.s1")
+    for tile, us in zip(tiles, (5.0, 3.0, 4.0), strict=True):
+        first["entries"].append({**kept, "way": tile, "form": f"kernel{tile}", "us": [us, us]})
+    plain = fit_cost.cases(_results.load(file))
+    for case, before in zip(fit_cost.cases(found), plain, strict=True):
+        ours = [recipe for recipe in case.times if kind_of(recipe) == "kernel"]
+        assert {r: t for r, t in case.times.items() if r not in ours} == before.times
+        assert [case.times[recipe] for recipe in ours] in ([], [pytest.approx(3e-6)])
+        assert kind_of(case.kept) == "keep"
+    counts = [[len(case.times) for case in each] for each in (fit_cost.cases(found), plain)]
+    assert sum(counts[0]) > sum(counts[1])
 
 
 def test_the_study_writes_what_load_model_reads(file: Path, tmp_path: Path):

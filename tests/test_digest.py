@@ -184,3 +184,14 @@ def test_another_file_that_was_not_compared_is_called_so(sha256):
     assert digest.heading(found) == "NOT CHECKED"
     assert digest.reasons(found) == ["the models were not compared"]
     assert digest.heading(unchanged(before=Totals(1, 1, 1), after=Totals(1, 1, 1))) == "NOT CHECKED"
+
+
+def test_any_form_has_a_place():
+    """Of torch sites too, which have a kernel's tile or a form for each direction."""
+    forms = ["forward=dense,grad_input=blocks:2,grad_weight=keep", "kernel:fma.c1.p128",
+             "kernel", "dense", "blocks:16", "blocks:8", "keep"]  # fmt: skip
+    found = document("equivalent")
+    found["summary"]["forms"] = dict.fromkeys(forms, 1)
+    rows = [row[0].removeprefix("sites: ") for row in digest.forms(found)]
+    names = [wording.form(form) for form in reversed(forms)]
+    assert [row for row in rows if row in names] == names

@@ -29,7 +29,8 @@ from benchmarks._records import DamagedError, Results
 from benchmarks._roofline_points import DEFAULT as DEFAULT_ROLE
 from benchmarks._roofline_points import REWRITTEN
 from benchmarks._run import DeviceLostError, TimeIsUpError
-from dwr_rewrite.passes.fx.functional import Widths, convolve
+from dwr_rewrite.passes.fx.functional import convolve
+from dwr_rewrite.passes.fx.geometry import Forms
 from dwr_rewrite.workload import DIRECTIONS, Direction
 
 ROOT = Path(layers.__file__).parents[1]
@@ -55,7 +56,7 @@ def test_flops_are_two_for_each_product(layer: Layer, width: int) -> None:
     weight = torch.ones(layer.spec.weight_shape)
     moved = replace(layer, padding=(0,) * len(layer.kernel)) if layer.transposed else layer
     x = torch.ones(layer.input_shape(2))
-    outputs = convolve(x, weight, None, moved.geometry, Widths())
+    outputs = convolve(x, weight, None, moved.geometry, Forms())
     assert tuple(outputs.shape) == layer.output_shape(2)
     window = math.prod(layer.kernel)
     products = x.numel() if layer.transposed else outputs.numel()
@@ -147,7 +148,7 @@ def test_what_is_timed_is_what_the_product_runs(
     leaf = (given.x[0], given.x[0], given.weight)[DIRECTIONS.index(direction)].requires_grad_()
     with Recorded() as theirs:
         expected = output = convolve(
-            given.x[0], given.weight, given.bias, layer.geometry, Widths(**{direction: width})
+            given.x[0], given.weight, given.bias, layer.geometry, Forms(**{direction: width})
         )
     if direction != "forward":
         with Recorded() as theirs:
@@ -174,13 +175,13 @@ def checked(direction: Direction, dtype: Any, layer: Layer = MULTIPLIED) -> tupl
     asked = group(layer, direction, dtype=dtype, batch=4)
     given = operands(asked, "nchw", 1, CPU)
     result = _layers_calls.call_of(asked, Way("nchw"), given, 1)(0)
-    return asked, given, result, reference(asked, given, result)
+    return asked, given, result, reference(asked, given)
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
 def test_the_tolerance_covers_rounding_and_little_more(direction: Direction, dtype: Any) -> None:
-    """Held against float64: half of it is each result's own."""
+    """Half of it is the result's own; the other covers what the yardstick itself is rounded by."""
     asked, given, result, allowed = checked(direction, dtype)
     exact = replace_dtype(given, torch.float64)
     truth = _layers_calls.call_of(asked, Way("nchw"), exact, 1)(0)
@@ -197,7 +198,7 @@ def replace_dtype(given: Operands, dtype: torch.dtype) -> Operands:
 @pytest.mark.parametrize("direction", DIRECTIONS)
 def test_a_wrong_result_is_refused(direction: Direction) -> None:
     _, _, result, allowed = checked(direction, "fp32")
-    assert allowed.check(result) == 0
+    assert allowed.check(result) <= 0.5
     for spoil in (lambda t: t * 0, lambda t: t.fill_(math.nan)):
         wrong = result.clone()
         spoil_one(wrong, spoil)

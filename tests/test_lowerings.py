@@ -11,7 +11,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dwr_rewrite.errors import Rejection
-from dwr_rewrite.lowerings import LOWERINGS, blocks, dense, keep
+from dwr_rewrite.lowerings import (
+    LOWERINGS,
+    blocks,
+    candidates,
+    dense,
+    form_of,
+    is_kernel,
+    keep,
+    kernel,
+    lower,
+)
 from dwr_rewrite.lowerings.diagonal import diagonal
 from dwr_rewrite.recipe import run
 from dwr_rewrite.spec import ConvSpec
@@ -55,6 +65,7 @@ def forms(spec: ConvSpec):
     """Every recipe that any lowering gives this convolution."""
     yield keep.lower(spec)
     yield dense.lower(spec)
+    yield kernel.lower(spec)
     for width in WIDTHS[1:]:
         recipe = blocks.lower(spec, width)
         if not isinstance(recipe, Rejection):
@@ -200,7 +211,7 @@ def test_group_width_divides_or_is_refused_with_a_reason(channels, width):
 
 
 def test_the_list_of_lowerings_is_complete_and_named():
-    assert [lowering.name for lowering in LOWERINGS] == ["keep", "dense", "blocks"]
+    assert [lowering.name for lowering in LOWERINGS] == ["keep", "dense", "blocks", "kernel"]
     assert all(lowering.lower(ConvSpec(64, (3, 3))).conv.groups >= 1 for lowering in LOWERINGS)
 
 
@@ -211,3 +222,71 @@ def test_non_finite_weights_leave_the_zeros_alone():
     packed = dense.lower(spec).packing.pack(weight)
     assert np.isfinite(packed).sum() == packed.size - weight.size
     assert (packed[np.isfinite(packed)] == 0).all()
+
+
+TILE = "fma.c1.p128.d1.r4.v2.w4.s1"
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_form_is_found_by_its_name(name):
+    spec = CASES[name]
+    for form, recipe in candidates(spec).items():
+        assert lower(spec, form) == recipe
+        assert form_of(recipe) == form
+        assert not is_kernel(form)
+    for form in ("kernel", f"kernel:{TILE}"):
+        assert is_kernel(form)
+        assert form_of(lower(spec, form)) == form
+
+
+def test_a_form_that_nothing_is_called_is_refused():
+    for form in ("", "kernels", "dense:4", "keep:1", "Dense"):
+        with pytest.raises(ValueError, match=r"form '.*': keep, dense, blocks, kernel expected"):
+            lower(CASES["2d-3x3"], form)
+
+
+def test_a_kernel_packs_nothing_and_keeps_its_tile():
+    recipe = kernel.lower(CASES["2d-multiplier"], TILE)
+    assert recipe.conv.tile == TILE
+    assert (recipe.packing.growth, recipe.packing.width, recipe.conv.groups) == (0, 1, 4)
+
+
+@pytest.mark.parametrize(
+    ("spec", "taken"),
+    [
+        (ConvSpec(4, (64, 64)), True),
+        (ConvSpec(4, (65,)), False),
+        (ConvSpec(4, (1, 65, 1)), False),
+        (ConvSpec(4, (3, 3), stride=(99, 16)), True),
+        (ConvSpec(4, (3, 3), stride=(1, 17)), False),
+    ],
+)
+def test_what_the_kernels_do_not_take_is_rejected_with_the_limits(spec, taken):
+    found = kernel.lower(spec)
+    assert isinstance(found, Rejection) is not taken
+    if not taken:
+        assert found.code == "no-kernel"
+        assert "64 taps" in found.reason
+        assert "up to 16" in found.reason
+    assert not any(is_kernel(form) for form in candidates(spec))
+
+
+@pytest.mark.parametrize(
+    ("transposed", "direction", "taken"),
+    [
+        (False, "forward", True), (False, "grad_input", False), (False, "grad_weight", True),
+        (True, "forward", False), (True, "grad_input", True), (True, "grad_weight", True),
+        (False, None, True),
+    ],
+)  # fmt: skip
+def test_a_tile_has_to_fit_what_scatters(transposed, direction, taken):
+    """Its columns, 2, are no multiple of the stride."""
+    spec = ConvSpec(4, (3, 3), stride=(1, 3), transposed=transposed)
+    found = lower(spec, f"kernel:{TILE}", direction)
+    assert isinstance(found, Rejection) is not taken
+    if not taken:
+        assert found.code == "no-tile"
+        assert "multiples of the stride 3" in found.reason
+    assert not isinstance(lower(spec, "kernel", direction), Rejection)
+    fitting = replace(spec, stride=(3, 2))
+    assert not isinstance(lower(fitting, f"kernel:{TILE}", direction), Rejection)

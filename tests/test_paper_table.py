@@ -19,7 +19,7 @@ from benchmarks._layers_shapes import Layer
 from benchmarks._layers_work import Group, Way
 from benchmarks._records import DamagedError
 from benchmarks.paper_table import WAYS, Study
-from dwr_rewrite.passes.fx.functional import Widths
+from dwr_rewrite.passes.fx.geometry import Forms
 from dwr_rewrite.passes.fx.tune.whole import Run
 from dwr_rewrite.workload import DIRECTIONS
 from models import mobilenet_v1
@@ -182,7 +182,7 @@ def test_a_form_that_computes_something_else_is_never_timed(
 
     monkeypatch.setattr(_paper, "call_of", call_of)
     layers = _paper.layers(16, 0.25)[:2]
-    ways = {Way("nchw"): [Widths()] * 2, Way("nchw", "paper"): [Widths()] * 2}
+    ways = {Way("nchw"): [Forms()] * 2, Way("nchw", "paper"): [Forms()] * 2}
     entries = _paper_layers.measure(layers, 2, "fp32", ways, CPU, CountingClock(), QUICK)
     assert [entry["status"] for entry in entries] == ["timed", "wrong"] * 3
     assert all("us" not in entry for entry in entries if entry["form"] == "paper")

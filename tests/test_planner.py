@@ -13,7 +13,12 @@ def site(name: str, channels: int = 64, weight: str | None = None, weight_bytes:
     return Site(name, "Conv", ConvSpec(channels, (3, 3)), weight or f"{name}.w", weight_bytes)
 
 
-@pytest.mark.parametrize("text", ["keep", "dense", "blocks:8", "blocks:32"])
+TILE = "fma.c1.p128.d1.r4.v2.w4.s1"
+
+
+@pytest.mark.parametrize(
+    "text", ["keep", "dense", "blocks:8", "blocks:32", "kernel", f"kernel:{TILE}"]
+)
 def test_a_policy_prints_as_it_is_read(text):
     assert str(Policy.parse(text)) == text
 
@@ -27,6 +32,17 @@ def test_an_unknown_policy_is_refused_with_the_known_ones(text):
         Policy.parse(text)
 
 
+@pytest.mark.parametrize("tile", ["", "fma", f"{TILE}.x1", TILE.replace("p128", "p100")])
+def test_a_tile_that_is_none_is_refused_with_one_that_is(tile):
+    with pytest.raises(DwrError, match=f"policy 'kernel:{tile}'.*tile '{tile}'"):
+        Policy.parse(f"kernel:{tile}")
+
+
+@pytest.mark.parametrize("text", ["keep", "dense", "blocks", "kernel", f"kernel:{TILE}"])
+def test_a_policy_knows_whether_it_is_a_kernel(text):
+    assert Policy.parse(text).is_kernel is text.startswith("kernel")
+
+
 FORMS = [
     ("blocks", 64, "blocks:32", 31),
     ("blocks:8", 64, "blocks:8", 7),
@@ -35,6 +51,8 @@ FORMS = [
     ("dense", 997, "dense", 996),
     ("blocks", 997, "keep", 0),
     ("keep", 64, "keep", 0),
+    ("kernel", 64, "kernel", 0),
+    (f"kernel:{TILE}", 997, f"kernel:{TILE}", 0),
 ]
 
 

@@ -8,9 +8,10 @@ from math import inf
 
 import pytest
 
-from dwr_rewrite.cost import load_model
+from dwr_rewrite.cost import Model, find_target, load_model
+from dwr_rewrite.cost.efficiency import Efficiency, Factors, Key
 from dwr_rewrite.errors import Rejection
-from dwr_rewrite.lowerings import KEEP, candidates
+from dwr_rewrite.lowerings import KEEP, KERNEL, candidates, kernel
 from dwr_rewrite.planner import Basis, Plan, decide
 from dwr_rewrite.planner.auto import Sites, measured, modelled, nothing
 from dwr_rewrite.planner.choice import by_measurement, by_model
@@ -121,6 +122,46 @@ def test_a_size_is_asked_once_and_what_counts_most_comes_first():
 def test_a_weight_past_the_limit_is_not_asked_about(max_growth, forms):
     (asked,) = Sites({"a": (LARGE,)}, max_growth=max_growth).questions
     assert set(asked.forms) == forms
+
+
+TILES = ("kernel:fma.c1.p128.d1.r4.v2.w4.s1", "kernel:fma.c8.p16.d1.r1.v1.w4.s1")
+
+
+def with_kernels(*forms: str) -> Sites:
+    return Sites({"a": (SMALL,)}, kernels=lambda workload: forms)
+
+
+def test_kernels_are_asked_about_after_the_others_and_only_where_they_run():
+    (asked,) = with_kernels(*TILES).questions
+    assert asked.forms == (*candidates(SMALL.spec), *TILES)
+    (asked,) = Sites({"a": (SMALL,)}).questions
+    assert asked.forms == tuple(candidates(SMALL.spec))
+
+
+def test_the_fastest_tile_is_taken_and_named():
+    sites = with_kernels(*TILES)
+    plan = plan_of(fast(TILES[1]), sites)
+    assert plan.choices["a"][0].form == TILES[1]
+    recipe = plan.recipe("a", SMALL.spec, "forward")
+    assert recipe == kernel.lower(SMALL.spec, TILES[1].partition(":")[2])
+    (decision,) = decide([Site("a", "conv", SMALL.spec, "w", 4)], plan, max_growth=0)
+    assert (decision.form, decision.growth) == (TILES[1], 0)
+
+
+SLOW_KEEP = {Key(KEEP): Factors(0.01, 0.01)}
+FITTED = SLOW_KEEP | {Key(KERNEL): Factors(0.9, 0.9)}
+
+
+@pytest.mark.parametrize(("factors", "weighed"), [({}, False), (SLOW_KEEP, False), (FITTED, True)])
+def test_a_model_weighs_a_kernel_only_where_it_was_fitted_to_some(factors, weighed):
+    """Never faster by assumption: a bare roofline would take it wherever ``keep`` is slow."""
+    known = {"observations": 99, "layers": 9, "median": 1.2, "p90": 1.5}
+    sites = Sites({"a": (LARGE,)}, kernels=lambda workload: (KERNEL,))
+    plan = modelled(sites, Model(find_target("H200"), Efficiency(factors, 2.0, known)))
+    (choice,) = plan.choices["a"]
+    forms = [option.form for option in choice.options]
+    assert forms == [*candidates(LARGE.spec), *[KERNEL] * weighed]
+    assert (choice.form == KERNEL) is weighed
 
 
 # ----------------------------------------------------------------------------------- the plans

@@ -238,6 +238,49 @@ def test_what_was_expected_is_never_called_measured():
     assert "expected |" not in markdown.render(document("recorded"))
 
 
+# ------------------------------------------------------------------------------- many tiles
+
+
+def option(form: str, milliseconds: float | None, failure: str = "") -> Option:
+    return Option(form, None if milliseconds is None else time(milliseconds), None, failure)
+
+
+TILES = [f"kernel:fma.c{2**i}.p64.d1.r4.v2.w4.s1" for i in range(4)]
+
+
+@pytest.mark.parametrize(
+    ("chosen", "times", "shown", "folded"),
+    [
+        ("keep", [], ["keep", "dense"], ""),
+        ("keep", [3.0], ["keep", "dense", TILES[0]], ""),
+        (TILES[0], [0.3, 0.4], [TILES[0], "keep", "dense"], "1 further tile 0.400"),
+        ("keep", [3.0, 2.5, 4.0], ["keep", "dense", TILES[1]], "2 further tiles 3.00 to 4.00"),
+        # The one that was chosen is shown, though another's median is smaller.
+        (TILES[1], [0.3, 0.4, None], [TILES[1], "keep", "dense"],
+         "2 further tiles 0.300, 1 not timed"),
+        ("keep", [None, None], ["keep", "dense", TILES[0]], "1 further tile not timed"),
+    ],
+)  # fmt: skip
+def test_of_many_tiles_the_best_is_shown_and_the_others_are_counted(chosen, times, shown, folded):
+    assert SPEC is not None
+    tiles = [option(tile, t, "" if t else "it is slow") for tile, t in zip(TILES, times)]  # noqa: B905
+    found = Choice(workload(SPEC, "forward"), (option("keep", 1.0), option("dense", 2.0), *tiles),
+                   chosen)  # fmt: skip
+    build = Builder(names(1))
+    [site] = [replace(site, choices=(found,)) for site in build.sites]
+    report = build.report(None, sites=(site,), runtime=None, notes=())
+    [choice] = report.to_dict()["sites"][0]["choices"]
+    assert [o["form"] for o in choices.ordered(choice)] == shown
+    assert choices.folded(choice) == folded
+    assert len(choice["options"]) == 2 + len(tiles)  # the JSON has them all
+    page = html.render(report.to_dict())
+    for view in (markdown.render(report.to_dict()), terminal(report, verbose=True, width=10_000)):
+        assert folded in view
+        assert all(tile in view for tile in shown if tile in TILES)
+        assert not any(tile in view for tile in TILES if tile not in shown)
+    assert folded in page
+
+
 # ---------------------------------------------------------------------------------- any at all
 
 number = st.floats(1e-6, 1e7)
@@ -266,7 +309,8 @@ def runtimes(draw: st.DrawFn) -> Runtime:
 @st.composite
 def weighed(draw: st.DrawFn) -> Choice:
     assert SPEC is not None
-    forms = draw(st.lists(st.sampled_from(list(candidates(SPEC))), unique=True))
+    tiles = [f"kernel:fma.c{c}.p64.d1.r4.v2.w4.s1" for c in (1, 2, 4)]
+    forms = draw(st.lists(st.sampled_from([*candidates(SPEC), "kernel", *tiles]), unique=True))
     options = tuple(
         Option(form, draw(st.none() | spans), draw(st.none() | number), draw(words))
         for form in forms

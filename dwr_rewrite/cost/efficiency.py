@@ -10,7 +10,7 @@ from importlib.resources import files
 from math import log2
 from typing import Any, NamedTuple
 
-from dwr_rewrite.recipe import Recipe
+from dwr_rewrite.recipe import Kernel, Recipe
 from dwr_rewrite.workload import Workload
 
 SCHEMA = 1
@@ -27,7 +27,8 @@ class Key(NamedTuple):
     """What shares its factors; ``ANY`` for all of a field.
 
     Attributes:
-        form: ``keep``, ``blocks:8`` (the nearest power of two), ``blocks`` or ``dense``.
+        form: ``keep``, ``blocks:8`` (the nearest power of two), ``blocks``, ``dense`` or
+            ``kernel``, whatever its tile.
         direction: of the training step.
         numbers: the type of the factors that are multiplied; see :func:`numbers_of`.
         layout: of input and output.
@@ -74,6 +75,10 @@ class Efficiency:
         found = (self.factors[key] for key in keys(workload, recipe) if key in self.factors)
         return next(found, Factors())
 
+    def covers(self, kind: str) -> bool:
+        """Whether it was fitted to times of this kind of form."""
+        return any(key.form == kind for key in self.factors)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON; :meth:`from_dict` reads them."""
         rows = [{**key._asdict(), **value._asdict()} for key, value in self.factors.items()]
@@ -97,7 +102,9 @@ def numbers_of(workload: Workload) -> str:
 
 
 def kind_of(recipe: Recipe) -> str:
-    """``keep``, ``blocks`` or ``dense``."""
+    """``keep``, ``blocks``, ``dense`` or ``kernel``."""
+    if isinstance(recipe.conv, Kernel):
+        return "kernel"
     width = recipe.packing.width
     if width == 1:
         return "keep"

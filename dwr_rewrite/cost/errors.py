@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from dwr_rewrite.cost.efficiency import kind_of
 from dwr_rewrite.errors import DwrError
 from dwr_rewrite.recipe import Recipe
 from dwr_rewrite.workload import Workload
@@ -22,7 +23,7 @@ class Case:
     Attributes:
         layer: what it was taken from; batches, types, layouts and directions of a layer are alike.
         workload: the convolution.
-        times: seconds of each form; the depthwise one is among them.
+        times: seconds of each form; ``keep`` is among them.
     """
 
     layer: str
@@ -32,14 +33,14 @@ class Case:
     @property
     def kept(self) -> Recipe:
         """The depthwise form."""
-        return next(recipe for recipe in self.times if recipe.packing.width == 1)
+        return next(recipe for recipe in self.times if kind_of(recipe) == "keep")
 
 
 def distinct(cases: Sequence[Case]) -> list[tuple[Case, Recipe]]:
     """Every time of the cases once.
 
-    A depthwise forward stands in two cases: beside forms whose weight is stored, and beside the
-    same ones packed in every call.
+    A depthwise forward, of torch's or ours, stands in two cases: beside forms whose weight is
+    stored, and beside the same ones packed in every call.
     """
     found: dict[tuple[str, Workload, Recipe], tuple[Case, Recipe]] = {}
     for case in cases:

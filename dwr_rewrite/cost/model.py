@@ -13,11 +13,16 @@ from dwr_rewrite.recipe import Recipe
 from dwr_rewrite.workload import Workload
 
 FMA_BLOCK = 1024
-"""Results of a thread block of PyTorch's depthwise kernels, a thread each (DepthwiseConv2d.cu)."""
+"""Results of a thread block of PyTorch's depthwise kernels, a thread each (DepthwiseConv2d.cu); and
+about those of our own, whose tiles shrink until they fill the device."""
 
 MATRIX_BLOCK = 64 * 64
 """Results of a thread block of a matrix product: the smallest tile that is typical of cuBLAS
 (NVIDIA, Matrix Multiplication Background, section 2.3)."""
+
+
+DEPTHWISE = ("keep", "kernel")
+"""Kinds of forms that multiply no zeros."""
 
 
 class Bounds(NamedTuple):
@@ -56,16 +61,17 @@ class Model:
     def bounds(self, workload: Workload, recipe: Recipe) -> Bounds:
         """The roofline before any efficiency.
 
-        ``keep`` runs on the ordinary units, the other forms on matrix units where the target has
-        them for the type. What is read just after it was written comes from the L2 where the
+        ``keep`` and our own kernels run on the ordinary units (those with a banded matrix do not,
+        but what limits them is the memory, too), the other forms on matrix units where the target
+        has them for the type. What is read just after it was written comes from the L2 where the
         packed weight fits into it. Both limits are stretched where the thread blocks do not fill
         whole waves over the multiprocessors.
         """
-        work, target, kept = work_of(workload, recipe), self.target, kind_of(recipe) == "keep"
+        work, target, kind = work_of(workload, recipe), self.target, kind_of(recipe)
         cached = work.reread_bytes if work.weight_bytes <= target.l2_bytes else 0
-        busy = share_of_waves(thread_blocks(workload, kept), target.multiprocessors)
+        busy = share_of_waves(thread_blocks(workload, kind), target.multiprocessors)
         memory = (work.bytes - cached) / target.bandwidth / busy
-        rate = target.rate(numbers_of(workload), matrix=not kept)
+        rate = target.rate(numbers_of(workload), matrix=kind not in DEPTHWISE)
         return Bounds(work.launches, memory, work.flops / rate / busy)
 
     @property
@@ -89,8 +95,8 @@ class Model:
         return f"modelled for {self.target.title}, not measured: {origin}; {known}; {taken}"
 
 
-def thread_blocks(workload: Workload, kept: bool) -> int:
-    """Blocks of threads that share a call: of PyTorch's depthwise kernels, or of a matrix product.
+def thread_blocks(workload: Workload, kind: str) -> int:
+    """Blocks of threads that share a call: of a depthwise kernel, or of a matrix product.
 
     They share out the results. Those of a gradient of the weight are few: PyTorch's own kernel
     (NCHW, and not float16, which cuDNN may take) gives each a block; all others share out the long
@@ -98,14 +104,14 @@ def thread_blocks(workload: Workload, kept: bool) -> int:
 
     Args:
         workload: the convolution.
-        kept: it stays depthwise.
+        kind: of its form; see :func:`~dwr_rewrite.cost.efficiency.kind_of`.
     """
-    own_kernel = kept and workload.layout == "nchw" and workload.spec.dtype != "float16"
-    if workload.direction == "grad_weight" and own_kernel:
+    own_kernel = workload.layout == "nchw" and workload.spec.dtype != "float16"
+    if workload.direction == "grad_weight" and kind == "keep" and own_kernel:
         return prod(workload.spec.weight_shape)
     gradient = workload.direction == "grad_input"
     shape = workload.input_shape if gradient else workload.output_shape
-    return max(1, ceil(prod(shape) / (FMA_BLOCK if kept else MATRIX_BLOCK)))
+    return max(1, ceil(prod(shape) / (FMA_BLOCK if kind in DEPTHWISE else MATRIX_BLOCK)))
 
 
 def share_of_waves(blocks: int, multiprocessors: int) -> float:

@@ -47,9 +47,9 @@ def work_of(workload: Workload, recipe: Recipe) -> Work:
 
     Each of the three directions multiplies as often as the forward and moves its input, its output
     (or their gradients) and the packed weight (or its gradient) once. Where the packed weight is
-    not stored it is first made: the compact one is read, the packed one written. For the gradient
-    of the weight it is made too, because the operators ask for it, and then the gradient's diagonal
-    is read and written compactly.
+    not stored it is first made: the compact one is read, the packed one written. The gradient of
+    the weight needs none, but its own diagonal is then read and written compactly. A kernel moves
+    what the depthwise convolution moves.
 
     Args:
         workload: the convolution.
@@ -62,7 +62,6 @@ def work_of(workload: Workload, recipe: Recipe) -> Work:
     flops, moved = 2 * workload.batch * found, workload.elements * size + packed
     if workload.stored or packing.width == 1:
         return Work(flops, moved, packed, 0, 1)
-    moved += compact + packed
     if workload.direction == "grad_weight":
-        return Work(flops, moved + 2 * compact, packed, compact, 3)
-    return Work(flops, moved, packed, packed, 2)
+        return Work(flops, moved + 2 * compact, packed, compact, 2)
+    return Work(flops, moved + compact + packed, packed, packed, 2)

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from dwr_rewrite.document.reading import Document
-from dwr_rewrite.document.wording import CHOSEN, shape
-from dwr_rewrite.lowerings import KEEP
+from dwr_rewrite.document.wording import CHOSEN, digits, shape
+from dwr_rewrite.lowerings import KEEP, is_kernel
 
 LAYOUTS = {"nchw": "NCHW", "channels_last": "channels_last"}
 """The layouts as people write them."""
@@ -80,14 +80,43 @@ def rule(document: Document) -> str:
     return CHOSEN[all(map(is_modelled, all_of(document)))]
 
 
+def shown(choice: Document) -> list[Document]:
+    """The options; of the tiles of our kernels only the one that was chosen, or the fastest."""
+    tiles = _tiles(choice)
+    return [o for o in choice["options"] if not any(o is tile for tile in tiles[1:])]
+
+
+def folded(choice: Document) -> str:
+    """The tiles that are not shown: ``7 further tiles 0.12 to 0.31``; empty for none."""
+    rest = _tiles(choice)[1:]
+    times = [time for time in map(cost, rest) if time is not None]
+    if not rest:
+        return ""
+    text = f"{len(rest)} further tile{'s' if len(rest) > 1 else ''}"
+    if not times:
+        return f"{text} not timed"
+    ends = dict.fromkeys(map(digits, (min(times), max(times))))
+    failed = len(rest) - len(times)
+    return f"{text} {' to '.join(ends)}" + (f", {failed} not timed" if failed else "")
+
+
+def _tiles(choice: Document) -> list[Document]:
+    """The options that are kernels of ours: the one that was chosen, then by time."""
+    return [option for option in _by_time(choice, choice["options"]) if is_kernel(option["form"])]
+
+
 def ordered(choice: Document) -> list[Document]:
-    """The options: the one that was chosen first, then by time, then those that was not timed."""
+    """What is shown: the form that was chosen first, then by time, then what was not timed."""
+    return _by_time(choice, shown(choice))
+
+
+def _by_time(choice: Document, options: list[Document]) -> list[Document]:
 
     def key(option: Document) -> tuple[bool, bool, Any]:
         time = cost(option)
         return option["form"] != choice["form"], time is None, time or 0.0
 
-    return sorted(choice["options"], key=key)
+    return sorted(options, key=key)
 
 
 def window(spec: Document | None) -> str:

@@ -218,9 +218,10 @@ def forms(document: Document) -> list[tuple[str, str, str]]:
     ]
 
 
-def _form_order(form: str) -> tuple[str, int]:
-    name, _, width = form.partition(":")
-    return {"keep": "0", "blocks": "1", "dense": "2"}.get(name, name), int(width or 0)
+def _form_order(form: str) -> tuple[str, int, str]:
+    name, _, rest = form.partition(":")
+    place = {"keep": "0", "blocks": "1", "dense": "2", "kernel": "3"}.get(name, name)
+    return place, int(rest) if rest.isdecimal() else 0, rest
 
 
 def left_alone(document: Document) -> dict[str, list[str]]:

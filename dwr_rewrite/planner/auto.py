@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from math import inf
 
 from dwr_rewrite.cost import Model
 from dwr_rewrite.errors import Rejection
-from dwr_rewrite.lowerings import candidates
+from dwr_rewrite.lowerings import KERNEL, candidates, lower
 from dwr_rewrite.planner.choice import Choice, Predict, by_measurement, by_model
 from dwr_rewrite.planner.plan import Basis, Plan
 from dwr_rewrite.timing import Clock
@@ -19,7 +19,15 @@ from dwr_rewrite.tuning.database import Database
 from dwr_rewrite.tuning.tune import Progress, silent, tune
 from dwr_rewrite.workload import Workload
 
+Kernels = Callable[[Workload], tuple[str, ...]]
+"""Names of the kernel forms that are worth a measurement for a convolution."""
+
 NO_DEVICE = "no form is known to be faster: there is no GPU here, and no target names one"
+
+
+def no_kernels(_: Workload) -> tuple[str, ...]:
+    """The :data:`Kernels` of an engine that cannot call ours."""
+    return ()
 
 
 @dataclass(frozen=True)
@@ -30,11 +38,13 @@ class Sites:
         workloads: of every site, by its name; one for each direction that counts.
         left: why a site cannot be weighed, by its name: its size is not known.
         max_growth: bytes that a packed weight may have more than its compact one.
+        kernels: which kernels of our own are asked about.
     """
 
     workloads: Mapping[str, tuple[Workload, ...]]
     left: Mapping[str, Rejection] = field(default_factory=dict[str, Rejection])
     max_growth: int = 256 << 20
+    kernels: Kernels = no_kernels
 
     @property
     def questions(self) -> list[Question]:
@@ -46,11 +56,12 @@ class Sites:
         ]
 
     def _forms(self, workload: Workload) -> tuple[str, ...]:
-        return tuple(
+        fitting = (
             form
             for form, recipe in candidates(workload.spec).items()
             if recipe.packing.growth * workload.itemsize <= self.max_growth
         )
+        return *fitting, *self.kernels(workload)
 
 
 def measured(
@@ -91,8 +102,14 @@ def measured(
 
 
 def modelled(sites: Sites, model: Model) -> Plan:
-    """A plan that rests on what a cost model expects of a device that is not here."""
+    """A plan that rests on what a cost model expects of a device that is not here.
+
+    A kernel of our own is weighed only where the model was fitted to times of such: a roofline
+    alone would take it for faster than any library's.
+    """
     predict = expectation(model)
+    if sites.kernels is not no_kernels and not model.efficiency.covers(KERNEL):
+        sites = replace(sites, kernels=no_kernels)
     found = {q.workload: by_model(q, predict, model.margin) for q in sites.questions}
     return _plan(sites, found, Basis("modelled", model.sentence))
 
@@ -106,7 +123,9 @@ def expectation(model: Model) -> Predict:
     """What the model expects of a form, in seconds."""
 
     def predict(workload: Workload, form: str) -> float:
-        return model.seconds(workload, candidates(workload.spec)[form])
+        recipe = lower(workload.spec, form)
+        assert not isinstance(recipe, Rejection)  # it was asked about
+        return model.seconds(workload, recipe)
 
     return predict
 

@@ -30,7 +30,7 @@ class Decision:
 
     @property
     def form(self) -> str:
-        """``keep``, ``dense`` or ``blocks:b`` with the width that was chosen."""
+        """Its name, with the width that was chosen; ``keep`` where it is kept."""
         return KEEP if self.recipe is None else form_of(self.recipe)
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from dwr_rewrite.errors import Rejection
-from dwr_rewrite.lowerings import KEEP, candidates
+from dwr_rewrite.lowerings import KEEP, lower
 from dwr_rewrite.planner.choice import Choice
 from dwr_rewrite.recipe import Recipe
 from dwr_rewrite.spec import ConvSpec
@@ -58,7 +58,7 @@ class Plan:
         choice = next((c for c in self.choices[name] if c.workload.direction == direction), None)
         if choice is None or choice.form == KEEP:
             return Rejection("not-faster", f"no other form is faster ({self.basis.source})")
-        return candidates(spec)[choice.form]
+        return lower(spec, choice.form)
 
     @property
     def gains(self) -> Mapping[str, float]:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from dwr_rewrite.errors import DwrError, Rejection
-from dwr_rewrite.lowerings import blocks, dense, keep
+from dwr_rewrite.kernels.tile import Tile
+from dwr_rewrite.lowerings import blocks, dense, is_kernel, keep, kernel, lower
 from dwr_rewrite.recipe import Recipe
 from dwr_rewrite.spec import ConvSpec
 from dwr_rewrite.workload import Direction
@@ -27,41 +28,56 @@ class Chooser(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """One form for every site: ``keep``, ``dense``, ``blocks:N``."""
+    """One form for every site.
+
+    Attributes:
+        form: ``keep``, ``dense``, ``blocks:N``, ``kernel`` or ``kernel:TILE``.
+    """
 
     form: str
-    width: int = blocks.PUBLISHED_WIDTH
 
     @classmethod
     def parse(cls, text: str) -> Policy:
-        """Reads ``keep``, ``dense``, ``blocks`` or ``blocks:N``.
+        """Reads a form; ``blocks`` is the published width, ``kernel`` a heuristic tile.
 
         Raises:
             DwrError: anything else.
         """
-        form, colon, number = text.partition(":")
-        if form in (keep.name, dense.name) and not colon:
-            return cls(form)
-        if form == blocks.name and not colon:
-            return cls(form)
-        if form == blocks.name and number.isdecimal() and 2 <= int(number) <= 1 << 20:
-            return cls(form, int(number))
+        form, colon, rest = text.partition(":")
+        if text in (keep.name, dense.name, kernel.name):
+            return cls(text)
+        if text == blocks.name:
+            return cls(f"{blocks.name}:{blocks.PUBLISHED_WIDTH}")
+        if form == blocks.name and rest.isdecimal() and 2 <= int(rest) <= 1 << 20:
+            return cls(f"{blocks.name}:{int(rest)}")
+        if form == kernel.name and colon:
+            return cls(f"{kernel.name}:{_tile(rest)}")
         raise DwrError(
             f"policy {text!r} is not known: use auto, keep, dense, blocks, or blocks:N with N "
-            f"channels per group, 2 or more (blocks:32)"
+            f"channels per group, 2 or more (blocks:32); for a torch model also kernel"
         )
+
+    @property
+    def is_kernel(self) -> bool:
+        """Whether it asks for a kernel of our own, which only torch models can call."""
+        return is_kernel(self.form)
 
     def recipe(self, name: str, spec: ConvSpec, direction: Direction) -> Recipe | Rejection:
         """The recipe that this policy gives a convolution, or why it gives none."""
         if self.form == keep.name:
             return Rejection("policy-keep", "kept by the policy")
-        if self.form == dense.name:
-            return dense.lower(spec)
-        return blocks.lower(spec, self.width)
+        return lower(spec, self.form, direction)
 
     def __str__(self) -> str:
         """The text that :meth:`parse` reads."""
-        return f"{self.form}:{self.width}" if self.form == blocks.name else self.form
+        return self.form
+
+
+def _tile(text: str) -> Tile:
+    try:
+        return Tile.parse(text)
+    except ValueError as error:
+        raise DwrError(f"policy '{kernel.name}:{text}': {error}") from None
 
 
 @dataclass(frozen=True, slots=True)

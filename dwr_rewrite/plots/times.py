@@ -73,7 +73,7 @@ def runtime(found: Document) -> Plot:
 
 def forms(name: str, group: Weighed) -> Plot:
     """Times of every form of one convolution, a panel for each direction."""
-    counts = [len(choice["options"]) for choice in group.choices]
+    counts = [len(choices.shown(choice)) for choice in group.choices]
 
     def paint(figure: Figure) -> None:
         ratios = [count + 1.2 for count in counts]
@@ -113,7 +113,7 @@ def _sentences(group: Weighed) -> Iterator[str]:
 
 
 def _panel(axes: Axes, choice: Document) -> None:
-    options: list[Document] = choice["options"]
+    options = choices.shown(choice)
     for lane, option in enumerate(options):
         _lane(axes, lane, option, taken=option["form"] == choice["form"])
     modelled = f", {ROLES[3]}" if choices.is_modelled(choice) else ""
@@ -154,7 +154,7 @@ def _lane(axes: Axes, lane: int, option: Document, *, taken: bool) -> None:
 
 def _time_axis(axes: Axes, group: Weighed) -> None:
     """Milliseconds on a logarithmic axis, with room around what is shown."""
-    options = [option for choice in group.choices for option in choice["options"]]
+    options = [option for choice in group.choices for option in choices.shown(choice)]
     ends = [shown(o["time"][end]) for o in options if o["time"] for end in ("low", "high")]
     ends += [shown(o["predicted"]) for o in options if o["predicted"]]
     low, high = (pick((e for e in ends if e > 0), default=1.0) for pick in (min, max))

@@ -40,7 +40,7 @@ class Question:
 
     Attributes:
         workload: the convolution.
-        forms: names of :func:`~dwr_rewrite.lowerings.candidates`; ``keep`` is the first.
+        forms: names that :func:`~dwr_rewrite.lowerings.lower` reads; ``keep`` is the first.
     """
 
     workload: Workload

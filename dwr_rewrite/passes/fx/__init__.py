@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dwr_rewrite.passes.fx.api import fx_rewrite, record, restore, runtime, survey
 from dwr_rewrite.passes.fx.backend import DepthwisePass
-from dwr_rewrite.passes.fx.functional import Widths
+from dwr_rewrite.passes.fx.geometry import Forms
 
 __all__ = [
-    "DepthwisePass", "Widths", "fx_rewrite", "record", "restore", "runtime", "survey",
+    "DepthwisePass", "Forms", "fx_rewrite", "record", "restore", "runtime", "survey",
 ]  # fmt: skip

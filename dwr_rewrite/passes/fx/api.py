@@ -12,8 +12,8 @@ from torch.export import ExportedProgram
 from torch.fx import GraphModule
 
 from dwr_rewrite import cost
-from dwr_rewrite.errors import DwrError
-from dwr_rewrite.lowerings import candidates
+from dwr_rewrite.errors import DwrError, Rejection
+from dwr_rewrite.lowerings import KEEP, lower
 from dwr_rewrite.passes.fx import attributes, exported, graph, modules
 from dwr_rewrite.passes.fx.decide import FormPolicy, Options, options
 from dwr_rewrite.passes.fx.notes import note, record, runtime
@@ -48,7 +48,9 @@ def fx_rewrite(
     max_growth: int = 256 << 20,
     inplace: bool = False,
 ) -> Model:
-    """Rewrites the depthwise convolutions of a torch model as diagonal standard convolutions.
+    """Rewrites the depthwise convolutions of a torch model in a form that is faster.
+
+    They become diagonal standard convolutions, or are run by kernels of our own.
 
     By default every convolution takes the form that is measured to be fastest on the GPU that the
     model is on, and what does not make the whole model faster is taken back. Where nothing is known
@@ -61,9 +63,9 @@ def fx_rewrite(
             or a dict by name. ``auto`` measures with their sizes; an ExportedProgram brings its
             own. With any policy, a module is run on them once after the rewrite, in eval mode, so
             that convolutions which its code calls as functions are reported too.
-        policy: ``auto``; or ``blocks:N``, ``dense`` or ``keep`` for all; or a mapping with one of
-            these three for each of ``forward``, ``grad_input`` and ``grad_weight`` (linked weights
-            only; default keep).
+        policy: ``auto``; or ``blocks:N``, ``dense``, ``keep``, ``kernel`` or ``kernel:TILE`` for
+            all; or a mapping with one of these for each of ``forward``, ``grad_input`` and
+            ``grad_weight`` (linked weights only; default keep).
         target: what the model is to be fast on, where that is not the GPU that it is on: ``cpu``,
             or the name of a GPU that is not here (``H200``), for which recorded answers or the cost
             model decide.
@@ -74,8 +76,8 @@ def fx_rewrite(
             backward from the mean squares of the outputs, and a step of SGD.
         compiled: both models are timed as ``torch.compile`` makes them.
         weights: ``precomputed`` stores diagonal weights in ordinary convolutions; ``linked`` keeps
-            the compact parameters, their names and their gradients. By default linked in training
-            mode and precomputed in eval mode and for exported programs.
+            the compact parameters, their names and their gradients, as a kernel always does. By
+            default linked in training mode and precomputed in eval mode and for exported programs.
         include: only sites whose name one of these regular expressions finds.
         exclude: no site whose name one of these finds.
         max_growth: bytes that one packed weight may have more than its compact one.
@@ -202,8 +204,10 @@ def _weighed(site: SiteReport, outcome: Outcome | None) -> SiteReport:
         return site
     forward = choices[0]
     spec, before = forward.workload.spec, cost.macs(forward.workload.spec)
-    width = candidates(spec)[forward.form].packing.width if site.changed else 1
-    return replace(site, choices=choices, spec=spec, macs=(before, cost.macs(spec, width)))
+    taken = lower(spec, forward.form if site.changed else KEEP)
+    assert not isinstance(taken, Rejection)  # it was measured, or is the convolution itself
+    macs = (before, cost.macs(spec, taken.packing.width))
+    return replace(site, choices=choices, spec=spec, macs=macs)
 
 
 def _copy(model: Model) -> Model:

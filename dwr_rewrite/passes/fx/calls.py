@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.fx import Node
 from torch.nn import functional as F
 
-from dwr_rewrite.passes.fx.functional import Geometry, Widths, around, convolve, pad
+from dwr_rewrite.passes.fx.functional import convolve, pad
+from dwr_rewrite.passes.fx.geometry import Form, Forms, Geometry, around
 from dwr_rewrite.spec import Pads, Same, same_padding
 
 aten = torch.ops.aten
@@ -132,9 +133,9 @@ def padding_of(value: Any, rank: int) -> Pads | Same:
 
 def depthwise_conv(
     x: Tensor, weight: Tensor, bias: Tensor | None, stride: Any, padding: Any, dilation: Any,
-    transposed: bool, output_padding: Any, groups: int, widths: tuple[int, int, int],
+    transposed: bool, output_padding: Any, groups: int, forms: tuple[Form, Form, Form],
 ) -> Tensor:  # fmt: skip
-    """What a linked call becomes: the compact weight, packed at the width of each direction.
+    """What a linked call becomes: a convolution with the compact weight, in the forms given.
 
     Args:
         x: input [N, C, ...] or [C, ...].
@@ -146,7 +147,7 @@ def depthwise_conv(
         transposed: a transposed convolution.
         output_padding: its extra output length.
         groups: channels C.
-        widths: group widths of forward, grad_input and grad_weight.
+        forms: of forward, grad_input and grad_weight.
     """
     rank = weight.dim() - 2
     dilations, amounts = as_tuple(dilation, rank), padding
@@ -166,4 +167,4 @@ def depthwise_conv(
         transposed,
         as_tuple(output_padding, rank) if transposed else (),
     )  # fmt: skip
-    return convolve(x, weight, bias, geometry, Widths(*widths))
+    return convolve(x, weight, bias, geometry, Forms(*forms))

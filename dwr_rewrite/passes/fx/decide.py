@@ -1,4 +1,4 @@
-"""From a convolution's tensors to its group widths: the policy, applied to each direction."""
+"""From a convolution's tensors to its forms: the policy, applied to each direction."""
 
 from __future__ import annotations
 
@@ -10,15 +10,18 @@ from torch import Tensor
 
 from dwr_rewrite import cost
 from dwr_rewrite.errors import DwrError, Rejection
+from dwr_rewrite.lowerings import form_of
+from dwr_rewrite.lowerings.diagonal import diagonal
 from dwr_rewrite.passes.fx.calls import Signature, as_tuple, padding_of
-from dwr_rewrite.passes.fx.functional import Widths
+from dwr_rewrite.passes.fx.geometry import Form, Forms, entry, width_of
 from dwr_rewrite.planner import AUTO, Chooser, Policy, Selection
+from dwr_rewrite.recipe import Kernel
 from dwr_rewrite.report import SiteReport
 from dwr_rewrite.spec import DTYPES, ConvSpec, Pads, Same
 from dwr_rewrite.workload import DIRECTIONS
 
 FormPolicy = str | Mapping[str, str]
-"""``auto``, ``blocks:N``, ``dense``, ``keep``; or a form for each of ``DIRECTIONS``."""
+"""``auto``, ``blocks:N``, ``dense``, ``keep``, ``kernel``; or a form for each of ``DIRECTIONS``."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,12 @@ class Options:
     linked: bool
     selection: Selection
     max_growth: int
+
+    @property
+    def is_kernel(self) -> bool:
+        """Whether the policy for the forward is a kernel of ours: then no weight is packed."""
+        forward = self.choosers[0]
+        return isinstance(forward, Policy) and forward.is_kernel
 
     def by(self, chooser: Chooser) -> Options:
         """The same with one that chooses for all directions."""
@@ -88,7 +97,7 @@ class Chosen:
     """A decided site."""
 
     spec: ConvSpec
-    widths: Widths
+    forms: Forms
     report: SiteReport
 
 
@@ -159,40 +168,55 @@ def spec_of(
 
 
 def choose(name: str, op: str, spec: ConvSpec, chosen: Options, linked: bool) -> Chosen | Rejection:
-    """The widths that the policies give a site, or why it is kept."""
+    """The forms that the policies give a site, or why it is kept.
+
+    A site whose forward is a kernel is linked, whatever was asked for: it packs no weight.
+    """
     excluded = chosen.selection.reject(name)
     if excluded is not None:
         return excluded
-    widths: list[int] = []
+    forms: list[Form] = []
     kept: list[Rejection] = []
-    for direction, chooser in zip(DIRECTIONS[: 3 if linked else 1], chosen.choosers, strict=False):
+    compact = linked
+    for direction, chooser in zip(DIRECTIONS, chosen.choosers, strict=True):
+        if direction != "forward" and not compact:
+            break
         recipe = chooser.recipe(name, spec, direction)
         if isinstance(recipe, Rejection):
             kept.append(recipe)
-            widths.append(1)
+            forms.append(1)
             continue
         growth = recipe.packing.growth * DTYPES[spec.dtype]
         if growth > chosen.max_growth:
             return Rejection("over-budget", f"its weight would grow by {growth} bytes, more than "
                              f"max_growth={chosen.max_growth}")  # fmt: skip
-        widths.append(recipe.packing.width)
-    if set(widths) == {1}:
+        forms.append(entry(recipe))
+        compact = compact or isinstance(recipe.conv, Kernel)
+    if set(forms) == {1}:
         return next((why for why in kept if why.code != "policy-keep"), kept[0])
-    found = Widths(*widths) if linked else Widths(widths[0], 1, 1)
-    form = _form(spec, found, linked)
-    growth = (max(found) - 1) * spec.out_channels * spec.taps * DTYPES[spec.dtype]
-    weights = "linked" if linked else "precomputed"
-    macs = (cost.macs(spec), cost.macs(spec, found.forward))
-    report = SiteReport(name, op, form, spec=spec, weights=weights, growth=growth, macs=macs)
+    found = Forms(*forms)
+    widest = max(map(width_of, found))
+    growth = (widest - 1) * spec.out_channels * spec.taps * DTYPES[spec.dtype]
+    macs = (cost.macs(spec), cost.macs(spec, width_of(found.forward)))
+    report = SiteReport(
+        name, op, _form(spec, found, linked), spec=spec,
+        weights="linked" if compact else "precomputed", growth=growth, macs=macs,
+    )  # fmt: skip
     return Chosen(spec, found, report)
 
 
-def _form(spec: ConvSpec, widths: Widths, linked: bool) -> str:
+def _form(spec: ConvSpec, forms: Forms, linked: bool) -> str:
     """``blocks:32``; or the form of each direction where they differ."""
-    names = ["keep" if w == 1 else "dense" if w == spec.channels else f"blocks:{w}" for w in widths]
+    names = [_name(spec, form) for form in forms]
     if not linked or len(set(names)) == 1:
         return names[0]
     return ",".join(f"{d}={n}" for d, n in zip(DIRECTIONS, names, strict=True))
+
+
+def _name(spec: ConvSpec, form: Form) -> str:
+    if isinstance(form, str):
+        return form
+    return form_of(diagonal(spec, form))
 
 
 def left(name: str, op: str, reason: Rejection, spec: ConvSpec | None = None) -> SiteReport:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -10,24 +11,27 @@ from torch.export import ExportedProgram
 from torch.fx import GraphModule, Node
 
 from dwr_rewrite.errors import Rejection
-from dwr_rewrite.lowerings.diagonal import diagonal
+from dwr_rewrite.passes.fx import operator
 from dwr_rewrite.passes.fx.calls import SIGNATURES, update_meta, writes
 from dwr_rewrite.passes.fx.decide import Chosen, Options, choose, left, spec_of
 from dwr_rewrite.passes.fx.functional import pack, unpack
+from dwr_rewrite.passes.fx.geometry import packing_of
 from dwr_rewrite.passes.fx.graph import NOT_DIAGONAL, UNDO, Undo
 from dwr_rewrite.report import SiteReport
 from dwr_rewrite.spec import ConvSpec
 
 
 def rewrite(program: ExportedProgram, options: Options) -> list[SiteReport]:
-    """Rewrites every depthwise call of ``program`` in place, with stored weights.
+    """Rewrites every depthwise call of ``program`` in place, with stored weights or by kernels.
 
     A weight is an input of the graph here; its tensor in ``state_dict`` (or among the constants) is
-    replaced by the packed one under the same name. Bodies of control flow get theirs as arguments.
+    replaced by the packed one under the same name; a kernel takes it as it is. Bodies of control
+    flow get theirs as arguments.
     """
+    options = options.by(options.choosers[0])  # one operator has one form
     reports = list(_in_bodies(program))
-    for node in program.graph.nodes:
-        if node.op != "call_function" or node.target not in SIGNATURES:
+    for node in list(program.graph.nodes):
+        if node.op != "call_function" or not (node.target in SIGNATURES or UNDO in node.meta):
             continue
         result = _match(program, node, options)
         if isinstance(result, Rejection):
@@ -65,6 +69,19 @@ def _match(program: ExportedProgram, node: Node, options: Options) -> Chosen | R
     spec = spec_of(signature, arguments, weight)
     if not isinstance(spec, ConvSpec):
         return spec
+    if not options.is_kernel:
+        rejection = _cannot_store(program, source, options)
+        if rejection is not None:
+            return rejection
+    chosen = choose(node.name, str(node.target), spec, options, linked=False)
+    batch = arguments["input"].meta["val"].dim() == len(spec.kernel) + 2
+    if isinstance(chosen, Chosen) and chosen.report.weights == "linked" and not batch:
+        return Rejection("no-batch", "its input has no batch, which the kernels' operator needs")
+    return chosen
+
+
+def _cannot_store(program: ExportedProgram, source: Node, options: Options) -> Rejection | None:
+    """Why a packed weight cannot take the place of the compact one."""
     if options.linked:
         return Rejection("linked-export", "an exported program stores its weights; rewrite the "
                          "module with weights='linked' before torch.export")  # fmt: skip
@@ -76,7 +93,7 @@ def _match(program: ExportedProgram, node: Node, options: Options) -> Chosen | R
     if len(source.users) > 1:
         return Rejection("shared-weight", f"{len(source.users)} nodes read its weight "
                          f"{source.name!r}")  # fmt: skip
-    return choose(node.name, str(node.target), spec, options, linked=False)
+    return None
 
 
 def _name(program: ExportedProgram, source: Node) -> str | None:
@@ -93,12 +110,20 @@ def _name(program: ExportedProgram, source: Node) -> str | None:
 
 
 def _emit(program: ExportedProgram, node: Node, chosen: Chosen) -> None:
-    signature, spec = SIGNATURES[node.target], chosen.spec
-    source: Node = signature.read(node)["weight"]
-    packing = diagonal(spec, chosen.widths.forward).packing
-    _replace(program, source, lambda weight: pack(weight, packing))
-    signature.write(node, groups=spec.channels // packing.width)
-    node.meta[UNDO] = Undo(node.target, spec, chosen.widths, chosen.report.form)
+    signature, spec, form = SIGNATURES[node.target], chosen.spec, chosen.forms.forward
+    arguments = signature.read(node)
+    undo = Undo(
+        node.target, spec, chosen.forms, chosen.report.form, len(node.args), tuple(node.kwargs)
+    )
+    if isinstance(form, str):
+        tensors = {name: arguments.pop(name) for name in ("input", "weight", "bias")}
+        undo = replace(undo, numbers=arguments)
+        operator.write(node, form, spec, tensors)
+    else:
+        packing = packing_of(spec, chosen.forms)
+        _replace(program, arguments["weight"], lambda weight: pack(weight, packing))
+        signature.write(node, groups=spec.channels // packing.width)
+    node.meta[UNDO] = undo
 
 
 def _replace(program: ExportedProgram, source: Node, change: Callable[[Tensor], Tensor]) -> None:
@@ -118,7 +143,7 @@ def _stored(program: ExportedProgram, source: Node) -> tuple[dict[str, Any], str
 
 def restore(program: ExportedProgram) -> Iterator[SiteReport]:
     """Undoes every rewritten call of ``program`` in place."""
-    for node in program.graph.nodes:
+    for node in list(program.graph.nodes):
         undo = node.meta.get(UNDO)
         if undo is None:
             continue
@@ -129,14 +154,18 @@ def restore(program: ExportedProgram) -> Iterator[SiteReport]:
 
 
 def _restore(program: ExportedProgram, node: Node, undo: Undo) -> Rejection | None:
-    signature = SIGNATURES[node.target]
-    source: Node = signature.read(node)["weight"]
-    packing = diagonal(undo.spec, undo.widths.forward).packing
-    store, name = _stored(program, source)
-    packed: Tensor = store[name]
-    if unpack(packed, packing).count_nonzero() != packed.count_nonzero():
-        return NOT_DIAGONAL
-    _replace(program, source, lambda weight: unpack(weight, packing))
-    signature.write(node, groups=undo.spec.channels)
+    if node.target is operator.OPERATOR:
+        arguments = operator.SIGNATURE.read(node)
+        undo.call(node, {**arguments, **undo.numbers})
+        operator.erase_lengths(node, arguments["size"])
+    else:
+        signature, packing = SIGNATURES[node.target], packing_of(undo.spec, undo.forms)
+        source: Node = signature.read(node)["weight"]
+        store, name = _stored(program, source)
+        packed: Tensor = store[name]
+        if unpack(packed, packing).count_nonzero() != packed.count_nonzero():
+            return NOT_DIAGONAL
+        _replace(program, source, lambda weight: unpack(weight, packing))
+        signature.write(node, groups=undo.spec.channels)
     del node.meta[UNDO]
     return None

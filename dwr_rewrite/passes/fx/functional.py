@@ -2,62 +2,25 @@
 
 The compact weight is the parameter. Each of the three convolutions of a training step packs it onto
 the diagonal at its own group width just before it runs, and the gradient of the weight comes out
-compact, so nothing larger than one packed weight is alive, and nothing off the diagonal learns.
+compact, so nothing larger than one packed weight is alive, and nothing off the diagonal learns. Or
+a kernel of our own takes the compact weight as it is.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 from torch.nn import functional as F
 
-from dwr_rewrite.lowerings.diagonal import diagonal
+from dwr_rewrite.kernels import ops
+from dwr_rewrite.passes.fx.geometry import Form, Forms, Geometry, tile_of, width_of
 from dwr_rewrite.recipe import Packing
-from dwr_rewrite.spec import ConvSpec, Pads
+from dwr_rewrite.spec import Pads
 
 aten = torch.ops.aten
-
-
-class Widths(NamedTuple):
-    """Group width of each convolution of a training step; 1 is the depthwise one."""
-
-    forward: int = 1
-    grad_input: int = 1
-    grad_weight: int = 1
-
-
-@dataclass(frozen=True)
-class Geometry:
-    """What ``aten.convolution`` is told besides its tensors; padding is symmetric.
-
-    All of it is plain numbers, so that a tracer sees no shape computed.
-    """
-
-    channels: int
-    kernel: tuple[int, ...]
-    multiplier: int
-    stride: tuple[int, ...]
-    padding: tuple[int, ...]
-    dilation: tuple[int, ...]
-    transposed: bool = False
-    output_padding: tuple[int, ...] = ()
-
-    def arguments(self, width: int) -> tuple[Any, ...]:
-        """The arguments from ``stride`` to ``groups`` at a group width."""
-        extra = self.output_padding or (0,) * len(self.stride)
-        groups = self.channels // width
-        return (self.stride, self.padding, self.dilation, self.transposed, extra, groups)
-
-    def packing(self, width: int) -> Packing:
-        """How the compact weight is packed at a group width."""
-        spec = ConvSpec(
-            self.channels, self.kernel, multiplier=self.multiplier, transposed=self.transposed
-        )
-        return diagonal(spec, width).packing
 
 
 def pack(weight: Tensor, packing: Packing) -> Tensor:
@@ -86,76 +49,118 @@ def _laid_out_as(weight: Tensor, other: Tensor) -> Tensor:
     Only the stride of axis 1 tells the two apart when a weight has one channel there, and no vmap
     takes a ``memory_format``.
     """
-    if weight.dim() > 3 and weight.stride(1) == 1:
+    if _is_last(weight):
         last = other.movedim(1, -1).clone(memory_format=torch.contiguous_format)
         return last.movedim(-1, 1)
     return other.contiguous()
 
 
+def _is_last(weight: Tensor) -> bool:
+    return weight.dim() > 3 and weight.stride(1) == 1
+
+
+def _blank(weight: Tensor, packing: Packing) -> Tensor:
+    """Memory as the packed weight has it, with nothing in it."""
+    first, second, *kernel = packing.packed
+    if packing.width > 1 and _is_last(weight):
+        return weight.new_empty((first, *kernel, second)).movedim(-1, 1)
+    return weight if packing.width == 1 else weight.new_empty(packing.packed)
+
+
 class _Depthwise(torch.autograd.Function):
-    """``aten.convolution`` of the packed weight, with a compact gradient."""
+    """A convolution in one form, with gradients in others; that of the weight is compact."""
 
     generate_vmap_rule = True
 
     @staticmethod
     def forward(
-        x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, widths: Widths
+        x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, forms: Forms
     ) -> Tensor:
-        packed = pack(weight, geometry.packing(widths.forward))
-        return aten.convolution(x, packed, bias, *geometry.arguments(widths.forward))
+        return _in_form(x, weight, bias, geometry, forms.forward)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        x, weight, bias, ctx.geometry, ctx.widths = inputs
-        ctx.bias_size = None if bias is None else tuple(bias.shape)
+        x, weight, _, ctx.geometry, ctx.forms = inputs
         ctx.save_for_backward(x, weight)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
         (gradient,), (x, weight) = gradients, ctx.saved_tensors
+        for_x, for_weight, for_bias = ctx.needs_input_grad[:3]
         grad_x = grad_weight = grad_bias = None
-        if ctx.needs_input_grad[0]:
-            grad_x = gradient_of(gradient, x, weight, ctx.geometry, ctx.widths.grad_input, 0)
-        if ctx.needs_input_grad[1]:
-            width = ctx.widths.grad_weight
-            grad_weight = gradient_of(gradient, x, weight, ctx.geometry, width, 1)
-        if ctx.bias_size is not None and ctx.needs_input_grad[2]:
+        if for_x:
+            grad_x = gradient_of(gradient, x, weight, ctx.geometry, ctx.forms.grad_input, 0)
+        form = ctx.forms.grad_weight
+        if for_weight and for_bias and isinstance(form, str):  # both from one reading
+            grad_weight, grad_bias = _by_kernel(gradient, x, weight, ctx.geometry, form, bias=True)
+        elif for_weight:
+            grad_weight = gradient_of(gradient, x, weight, ctx.geometry, form, 1)
+        if for_bias and grad_bias is None:
             grad_bias = gradient.sum([0, *range(2, gradient.dim())])
         return grad_x, grad_weight, grad_bias, None, None
 
 
-def gradient_of(
-    gradient: Tensor, x: Tensor, weight: Tensor, geometry: Geometry, width: int, which: int
+def _in_form(
+    x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, form: Form
 ) -> Tensor:
-    """One gradient of the packed convolution: 0 of the input, 1 of the weight, which is compact.
+    """The convolution of a batch with a compact weight."""
+    if isinstance(form, str):
+        call = geometry.call(geometry.lengths(x.shape[2:]))
+        y = ops.depthwise(x, weight, None, bias, *call, "none", tile_of(form))
+        # In one dimension torch's result is contiguous, and a model may take views of it.
+        return y.contiguous() if x.dim() == 3 else y
+    packed = pack(weight, geometry.packing(form))
+    return aten.convolution(x, packed, bias, *geometry.arguments(form))
 
-    Only the shapes of ``x`` (for 0) and of ``weight`` (for 1) count.
+
+def gradient_of(
+    gradient: Tensor, x: Tensor, weight: Tensor, geometry: Geometry, form: Form, which: int
+) -> Tensor:
+    """One gradient of the convolution: 0 of the input, 1 of the weight, which is compact.
+
+    Only the shapes and layouts of ``x`` (for 0) and of ``weight`` (for 1) count.
     """
-    packing, mask = geometry.packing(width), [which == 0, which == 1, False]
+    if isinstance(form, str) and which:
+        return _by_kernel(gradient, x, weight, geometry, form, bias=False)[0]
+    if isinstance(form, str):
+        call = geometry.call(x.shape[2:], reduce=True)
+        return ops.depthwise(gradient, weight, None, None, *call, "none", tile_of(form))
+    packing, mask = geometry.packing(form), [which == 0, which == 1, False]
+    packed = _blank(weight, packing) if which else pack(weight, packing)
     found = aten.convolution_backward(
-        gradient, x, pack(weight, packing), None, *geometry.arguments(width), mask
-    )[which]
+        gradient, x, packed, None, *geometry.arguments(form), mask
+    )[which]  # fmt: skip
     return unpack(found, packing) if which else found
 
 
+def _by_kernel(
+    gradient: Tensor, x: Tensor, weight: Tensor, geometry: Geometry, form: str, *, bias: bool
+) -> tuple[Tensor, Tensor]:
+    """Gradients of the weight and, if wanted, of the bias."""
+    _, *call, _ = geometry.call(())
+    return ops.depthwise_weight(x, gradient, [*weight.shape], *call, bias=bias, tile=tile_of(form))
+
+
 def convolve(
-    x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, widths: Widths
+    x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, forms: Forms
 ) -> Tensor:
     """The depthwise convolution of ``x`` [N, C, ...] (or [C, ...]) with a compact ``weight``.
 
-    Autocast casts the compact weight before it is packed. Where no gradient is wanted, a tracer
-    records plain operators, or tangents flow forward, it is the packed convolution itself.
+    Autocast casts the compact weight before it is packed. Where no gradient is wanted it is one
+    convolution in the form of the forward. Where TorchScript records it, or tangents flow forward,
+    it consists of torch's own operators: a kernel of ours is then the depthwise convolution.
     """
     x, weight, bias = _autocast(x, weight, bias)
     if x.dim() == weight.dim() - 1:  # no batch
-        return convolve(x.unsqueeze(0), weight, bias, geometry, widths).squeeze(0)
+        return convolve(x.unsqueeze(0), weight, bias, geometry, forms).squeeze(0)
     wanted = any(t is not None and t.requires_grad for t in (x, weight, bias))
     tracing: bool = torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
     tangents = getattr(forward_ad, "_current_level", -1) >= 0
-    if tracing or tangents or not (wanted and torch.is_grad_enabled()):
-        packed = pack(weight, geometry.packing(widths.forward))
-        return aten.convolution(x, packed, bias, *geometry.arguments(widths.forward))
-    return _Depthwise.apply(x, weight, bias, geometry, widths)
+    if tracing or tangents:
+        return _in_form(x, weight, bias, geometry, width_of(forms.forward))
+    if forms.is_operator or not (wanted and torch.is_grad_enabled()):
+        return _in_form(x, weight, bias, geometry, forms.forward)
+    return _Depthwise.apply(x, weight, bias, geometry, forms)
 
 
 def _autocast(
@@ -174,13 +179,6 @@ def _casts(x: Tensor) -> bool:
 def runs_in(x: Tensor) -> torch.dtype:
     """The type in which ``x`` is convolved: autocast's where it is on, but for float64."""
     return torch.get_autocast_dtype(x.device.type) if _casts(x) else x.dtype
-
-
-def around(pads: Pads) -> tuple[Pads, tuple[int, ...]]:
-    """What has to be padded before a convolution, and what it pads itself: both sides alike."""
-    if all(before == after for before, after in pads):
-        return (), tuple(before for before, _ in pads)
-    return pads, (0,) * len(pads)
 
 
 def pad(x: Tensor, pads: Pads, mode: str = "zeros") -> Tensor:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
 from dwr_rewrite.errors import Rejection
-from dwr_rewrite.lowerings.diagonal import diagonal
 from dwr_rewrite.passes.fx.attributes import Origin, Step, Uses, assign, attribute_of, value_of
 from dwr_rewrite.passes.fx.calls import (
     GENERAL,
@@ -22,7 +21,8 @@ from dwr_rewrite.passes.fx.calls import (
     update_meta,
 )
 from dwr_rewrite.passes.fx.decide import Chosen, Options, choose, left, spec_of
-from dwr_rewrite.passes.fx.functional import Widths, pack, unpack
+from dwr_rewrite.passes.fx.functional import pack, unpack
+from dwr_rewrite.passes.fx.geometry import Forms, packing_of
 from dwr_rewrite.report import SiteReport
 from dwr_rewrite.spec import ConvSpec
 
@@ -41,21 +41,30 @@ class Undo:
     Attributes:
         target: the function that it called.
         spec: the depthwise convolution.
-        widths: its group widths now.
+        forms: of its three directions now.
         form: for the report.
         positional: how many of its arguments were given by position.
         keywords: names of the others that were given.
         origin: where the compact weight of a precomputed call came from; None where the packed one
             has taken its place.
+        numbers: those of its arguments that a kernel is told otherwise, by name.
     """
 
     target: Any
     spec: ConvSpec
-    widths: Widths
+    forms: Forms
     form: str
     positional: int = 0
     keywords: tuple[str, ...] = ()
     origin: Origin | None = None
+    numbers: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+    def call(self, node: Node, arguments: Mapping[str, Any]) -> None:
+        """Makes a node this call again, with these arguments by name."""
+        names = SIGNATURES[self.target].names
+        node.target = self.target
+        node.args = tuple(arguments[name] for name in names[: self.positional])
+        node.kwargs = {name: arguments[name] for name in self.keywords}
 
 
 def rewrite(model: nn.Module, options: Options) -> list[SiteReport]:
@@ -118,7 +127,7 @@ def _match(
     if not isinstance(spec, ConvSpec):
         return spec
     linked = options.linked or weight is None
-    if not linked and id(value_of(module, chain(source)[0])) in uses.written:
+    if not (linked or options.is_kernel) and id(value_of(module, chain(source)[0])) in uses.written:
         return Rejection("weight-written", "the graph changes its weight in place; "
                          "weights='linked' reads it anew each time")  # fmt: skip
     return choose(name, _op(node), spec, options, linked)
@@ -140,21 +149,21 @@ def _emit(
     arguments, spec = signature.read(node), chosen.spec
     source: Node = arguments["weight"]
     undo = Undo(
-        node.target, spec, chosen.widths, chosen.report.form, len(node.args), tuple(node.kwargs)
+        node.target, spec, chosen.forms, chosen.report.form, len(node.args), tuple(node.kwargs)
     )
     if chosen.report.weights == "linked":
         node.target = depthwise_conv
         node.args = (
             arguments["input"], source, arguments["bias"], arguments["stride"],
             arguments["padding"], arguments["dilation"], spec.transposed,
-            arguments.get("output_padding", 0), spec.channels, tuple(chosen.widths),
+            arguments.get("output_padding", 0), spec.channels, tuple(chosen.forms),
         )  # fmt: skip
         node.kwargs = {}
         node.meta["is_wrapped"] = True  # whoever traces the graph again leaves the call whole
     else:
         weight = value_of(module, source)
         assert weight is not None
-        packing = diagonal(spec, chosen.widths.forward).packing
+        packing = packing_of(spec, chosen.forms)
         packed = pack(weight.detach(), packing)
         if source.op == "get_attr" and uses.readers[id(weight)] == 1:
             assign(module, str(source.target), packed, weight)
@@ -216,11 +225,7 @@ def restore(model: nn.Module) -> Iterator[SiteReport]:
 
 
 def _unlink(node: Node, undo: Undo) -> None:
-    names = SIGNATURES[undo.target].names
-    arguments = dict(zip(GENERAL, node.args, strict=False))
-    node.target = undo.target
-    node.args = tuple(arguments[name] for name in names[: undo.positional])
-    node.kwargs = {name: arguments[name] for name in undo.keywords}
+    undo.call(node, dict(zip(GENERAL, node.args, strict=False)))
     del node.meta["is_wrapped"]
 
 
@@ -228,7 +233,7 @@ def _unpack(module: GraphModule, node: Node, undo: Undo) -> Rejection | None:
     signature, origin = SIGNATURES[node.target], undo.origin
     source: Node = signature.read(node)["weight"]
     packed = value_of(module, source)
-    packing = diagonal(undo.spec, undo.widths.forward).packing
+    packing = packing_of(undo.spec, undo.forms)
     if packed is None or packed.shape != packing.packed:
         return Rejection("weight-replaced", "its weight is not the stored one any more")
     compact = unpack(packed.detach(), packing)

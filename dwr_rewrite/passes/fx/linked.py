@@ -1,4 +1,4 @@
-"""Linked convolution classes: the weight stays compact and is packed as the forward runs."""
+"""Linked convolution classes: the weight stays compact, and is packed as the forward runs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from torch.nn.modules.conv import _ConvTransposeNd
 from torch.nn.utils import parametrize
 
 from dwr_rewrite.passes.fx.calls import as_tuple
-from dwr_rewrite.passes.fx.functional import Geometry, Widths, around, convolve, pad
+from dwr_rewrite.passes.fx.functional import convolve, pad
+from dwr_rewrite.passes.fx.geometry import Forms, Geometry, around
 from dwr_rewrite.spec import ConvSpec
 
 UNDO = "_dwr_undo"
@@ -24,23 +25,23 @@ class Undo:
 
     Attributes:
         spec: the depthwise convolution.
-        widths: its group widths now.
+        forms: of its three directions now.
         base: its class before; None when it is precomputed, which keeps the class.
         form: for the report.
     """
 
     spec: ConvSpec
-    widths: Widths
+    forms: Forms
     base: type[nn.Module] | None
     form: str
 
 
 class Linked:
-    """Mixin before a convolution class: packs ``self.weight``, which stays compact."""
+    """Mixin before a convolution class: convolves with ``self.weight``, which stays compact."""
 
     def _conv_forward(self: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         geometry, x = conv_geometry(self, x)
-        return convolve(x, weight, bias, geometry, getattr(self, UNDO).widths)
+        return convolve(x, weight, bias, geometry, getattr(self, UNDO).forms)
 
     def __reduce_ex__(self: Any, protocol: Any) -> Any:
         """Pickles and copies by the class before: the subclass is made anew there."""
@@ -66,7 +67,7 @@ class LinkedTranspose(Linked):
             as_tuple(self.padding, rank), as_tuple(self.dilation, rank),
             transposed=True, output_padding=as_tuple(extra, rank),
         )  # fmt: skip
-        return convolve(x, self.weight, self.bias, geometry, undo.widths)
+        return convolve(x, self.weight, self.bias, geometry, undo.forms)
 
 
 _linked_classes: dict[type, type] = {}

@@ -1,8 +1,8 @@
 """Rewrites the convolution modules of a model where they are, without tracing it.
 
 The module objects stay: hooks, wrappers, names and user attributes survive. A linked module gets a
-subclass whose forward packs the compact weight; a precomputed one stays the plain ``nn.ConvNd``
-that it is, with a diagonal weight and fewer groups.
+subclass whose forward packs the compact weight, or hands it to a kernel; a precomputed one stays
+the plain ``nn.ConvNd`` that it is, with a diagonal weight and fewer groups.
 """
 
 # pyright: reportPrivateUsage=false
@@ -25,10 +25,10 @@ from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.parameter import UninitializedParameter
 
 from dwr_rewrite.errors import Rejection
-from dwr_rewrite.lowerings.diagonal import diagonal
 from dwr_rewrite.passes.fx.calls import as_tuple
 from dwr_rewrite.passes.fx.decide import Chosen, Options, choose, inspect, left
 from dwr_rewrite.passes.fx.functional import pack, unpack
+from dwr_rewrite.passes.fx.geometry import packing_of
 from dwr_rewrite.passes.fx.linked import UNDO, Undo, base_class, class_over, linked_class
 from dwr_rewrite.report import SiteReport
 from dwr_rewrite.spec import ConvSpec, Pads, Same
@@ -99,7 +99,8 @@ def _match(
     )  # fmt: skip
     if not isinstance(spec, ConvSpec):
         return spec
-    if not options.linked and not computed:
+    linked = options.linked or computed
+    if not (linked or options.is_kernel):
         if users[id(module.weight)] > 1:
             return Rejection("shared-weight", "another module has the same weight, which would be "
                              "changed for it too; weights='linked' leaves it as it is")  # fmt: skip
@@ -107,7 +108,7 @@ def _match(
         if reader:
             return Rejection("weight-read", f"{reader} reads its weight itself; weights='linked' "
                              f"leaves it as it is")  # fmt: skip
-    return choose(name, type(module).__name__, spec, options, options.linked or computed)
+    return choose(name, type(module).__name__, spec, options, linked)
 
 
 def _is_stock(module: nn.Module) -> bool:
@@ -166,11 +167,11 @@ def _emit(module: Any, chosen: Chosen) -> None:
     report, spec = chosen.report, chosen.spec
     linked = report.weights == "linked"
     base = base_class(type(module))
-    undo = Undo(spec, chosen.widths, base if linked else None, report.form)
+    undo = Undo(spec, chosen.forms, base if linked else None, report.form)
     if linked:
         module.__class__ = class_over(type(module), linked_class(base))
     else:
-        packing = diagonal(spec, chosen.widths.forward).packing
+        packing = packing_of(spec, chosen.forms)
         replace_weight(module, pack(module.weight.detach(), packing))
         module.groups = spec.channels // packing.width
     module.__dict__[UNDO] = undo
@@ -202,7 +203,7 @@ def _restore(module: Any, undo: Undo) -> Rejection | None:
                              f"what wrapped it after the rewrite")  # fmt: skip
         module.__class__ = class_over(type(module), undo.base)
     else:
-        packing = diagonal(undo.spec, undo.widths.forward).packing
+        packing = packing_of(undo.spec, undo.forms)
         weight = module.weight.detach()
         compact = unpack(weight, packing)
         if compact.count_nonzero() != weight.count_nonzero():

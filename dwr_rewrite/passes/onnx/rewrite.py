@@ -79,8 +79,11 @@ def check_options(options: Options) -> None:
     Raises:
         DwrError: says what.
     """
-    if options.policy != AUTO:
-        Policy.parse(options.policy)
+    if options.policy != AUTO and Policy.parse(options.policy).is_kernel:
+        raise DwrError(
+            f"policy {options.policy!r}: kernel is for torch models, which can call our "
+            f"Triton kernels; for an ONNX model use auto, keep, dense or blocks:N"
+        )
     if options.weights not in ("precomputed", "linked"):
         raise DwrError(f"weights {options.weights!r}: precomputed or linked expected")
     Selection.parse(options.include, options.exclude)

@@ -84,10 +84,11 @@ def _site(found: Match, theirs: Nodes) -> SiteReport:
 def _packing(found: Match, form: str) -> Packing | None:
     """The packing of a form as the metadata names it; None where it names none."""
     try:
-        recipe = Policy.parse(form).recipe(found.site.name, found.site.spec, "forward")
+        policy = Policy.parse(form)
     except DwrError:
         return None
-    return None if isinstance(recipe, Rejection) else recipe.packing
+    recipe = policy.recipe(found.site.name, found.site.spec, "forward")
+    return None if policy.is_kernel or isinstance(recipe, Rejection) else recipe.packing
 
 
 def _restored(found: Match, form: str) -> SiteReport:

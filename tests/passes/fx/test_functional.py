@@ -13,7 +13,8 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dwr_rewrite.passes.fx import functional
-from dwr_rewrite.passes.fx.functional import Geometry, Widths, convolve, pack, unpack
+from dwr_rewrite.passes.fx.functional import convolve, pack, unpack
+from dwr_rewrite.passes.fx.geometry import Forms, Geometry
 
 CONV = (F.conv1d, F.conv2d, F.conv3d)
 TRANSPOSED = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
@@ -64,8 +65,8 @@ CASES = {
     ),
 }  # fmt: skip
 
-WIDTHS = (Widths(4, 4, 4), Widths(2, 1, 4), Widths(1, 4, 2), Widths(4, 2, 1))
-MIXED = Widths(4, 1, 2)
+WIDTHS = (Forms(4, 4, 4), Forms(2, 1, 4), Forms(1, 4, 2), Forms(4, 2, 1))
+MIXED = Forms(4, 1, 2)
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -158,7 +159,7 @@ def test_output_and_gradients_are_those_of_the_depthwise_convolution(name, dtype
     case = CASES[name]
     inputs = tensors(case, dtype)
     upstream = upstream_of(case, inputs)
-    for widths in (Widths(), *WIDTHS):
+    for widths in (Forms(), *WIDTHS):
         got = step(form(case, widths), inputs, upstream)
         assert {t.dtype for t in got} == {dtype}
         assert max(errors(case, inputs, got, upstream)) <= 1, widths
@@ -188,7 +189,7 @@ def cases(draw):
     )  # fmt: skip
     case = Case(g, axes(5, 6), draw(st.booleans()), draw(st.sampled_from([None, 1, 2])))
     divisors = [w for w in range(1, g.channels + 1) if g.channels % w == 0]
-    return case, Widths(*(draw(st.sampled_from(divisors)) for _ in range(3)))
+    return case, Forms(*(draw(st.sampled_from(divisors)) for _ in range(3)))
 
 
 @settings(max_examples=60, deadline=None)
@@ -218,10 +219,10 @@ def test_packing_is_that_of_the_recipe_and_unpacking_undoes_it(name):
 def test_a_weight_that_is_not_finite_spoils_its_own_channel_only(name, bad):
     case = CASES[name]
     inputs = tensors(case, requires_grad=False)
-    clean = step(form(case, Widths(4, 4, 4)), inputs, upstream := upstream_of(case, inputs))
+    clean = step(form(case, Forms(4, 4, 4)), inputs, upstream := upstream_of(case, inputs))
     inputs[1][0] = bad  # the first filter, or the first channel of a transposed one
     x, weight = inputs[:2]
-    got = step(form(case, Widths(4, 4, 4)), inputs, upstream)
+    got = step(form(case, Forms(4, 4, 4)), inputs, upstream)
     outputs = slice(case.geometry.multiplier if weight.shape[1] > 1 else 1, None)
     assert torch.equal(got[0][:, outputs], clean[0][:, outputs])
     assert not got[0][:, 0].isfinite().all()
@@ -245,7 +246,7 @@ def test_nothing_off_the_diagonal_learns():
     optimizer = torch.optim.SGD([weight, bias], 0.1, momentum=0.9)
     for _ in range(5):
         optimizer.zero_grad()
-        form(case, Widths(4, 4, 4))(x.detach(), weight, bias).pow(2).sum().backward()
+        form(case, Forms(4, 4, 4))(x.detach(), weight, bias).pow(2).sum().backward()
         optimizer.step()
     assert weight.shape == packing.compact
     packed = pack(weight.detach(), packing)
@@ -355,7 +356,7 @@ def test_no_gradient_that_nobody_wants_is_computed():
 
 def test_each_direction_packs_to_its_own_width():
     case = Case(geometry(16, (3, 3)), (4, 4), bias=False)
-    for widths in (Widths(16, 1, 2), Widths(2, 16, 1), Widths(1, 2, 16)):
+    for widths in (Forms(16, 1, 2), Forms(2, 16, 1), Forms(1, 2, 16)):
         x, weight = tensors(case, requires_grad=False)
         with Watch() as forward:
             convolve(x, weight, None, case.geometry, widths)
@@ -379,7 +380,7 @@ def test_autocast_casts_the_compact_weight(monkeypatch):
 
     def packed_types():
         with Watch() as watch, torch.autocast("cpu", torch.bfloat16):
-            convolve(*inputs, case.geometry, Widths(4, 4, 4)).sum().backward()
+            convolve(*inputs, case.geometry, Forms(4, 4, 4)).sum().backward()
         return {
             dtype for _, dtype, _, shape in watch.seen if shape == packed and dtype.itemsize > 1
         }

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 import dwr_rewrite as dwr
 from dwr_rewrite.errors import DwrError
 from dwr_rewrite.passes.fx.api import runtime, survey
-from dwr_rewrite.passes.fx.functional import Widths
+from dwr_rewrite.passes.fx.geometry import Forms
 from dwr_rewrite.passes.fx.linked import UNDO
 from dwr_rewrite.passes.fx.tune import TorchBench
 from dwr_rewrite.passes.fx.tune.auto import Instruments
@@ -71,9 +71,9 @@ def net() -> Net:
     return Net().eval()
 
 
-def widths(model: nn.Module) -> dict[str, Widths]:
+def widths(model: nn.Module) -> dict[str, Forms]:
     named = model.named_modules()
-    return {name: vars(module)[UNDO].widths for name, module in named if UNDO in vars(module)}
+    return {name: vars(module)[UNDO].forms for name, module in named if UNDO in vars(module)}
 
 
 def bits(model: nn.Module) -> dict[str, bytes]:
@@ -106,8 +106,8 @@ def test_each_direction_takes_a_form_of_its_own(net: Net) -> None:
     """The first convolution's input is the image, which takes no gradient."""
     rule = forms_faster(grad_input="blocks:8", grad_weight="dense")
     fast = auto(net.train(), image(), FakeBench(rule), FakeTimer(FASTER), linked=True)
-    both = Widths(1, 8, 16)
-    assert widths(fast) == {"first": Widths(1, 1, 16), "second": both, "third": both}
+    both = Forms(1, 8, 16)
+    assert widths(fast) == {"first": Forms(1, 1, 16), "second": both, "third": both}
     assert runtime(fast).measurements[0].name == "training step"
     assert [c.workload.direction for c in dwr.record(fast)[0].choices] == ["forward", "grad_weight"]
 
@@ -150,7 +150,7 @@ def test_a_step_of_the_user_is_what_is_timed(net: Net) -> None:
 
     bench = FakeBench(forms_faster(grad_weight="dense"))
     fast = auto(net.train(), None, bench, FakeTimer(FASTER), linked=True, step=step)
-    assert set(widths(fast).values()) == {Widths(1, 1, 16)}
+    assert set(widths(fast).values()) == {Forms(1, 1, 16)}
     assert runtime(fast).measurements[0].name == "step"
     assert net not in given
     assert all(p.grad is None for p in net.parameters())

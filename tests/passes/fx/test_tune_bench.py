@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from dwr_rewrite.cost import Target
 from dwr_rewrite.errors import DwrError
 from dwr_rewrite.lowerings import candidates
-from dwr_rewrite.passes.fx.functional import Geometry, Widths, convolve
+from dwr_rewrite.passes.fx.functional import convolve
+from dwr_rewrite.passes.fx.geometry import Forms, Geometry
 from dwr_rewrite.passes.fx.tune import TorchBench, bench, calibrate
 from dwr_rewrite.passes.fx.tune.check import Gate, WrongError, terms
 from dwr_rewrite.passes.fx.tune.clock import measure, stopwatch
@@ -70,7 +71,7 @@ def test_a_call_is_what_autograd_runs(name: str, direction: Any, width: int) -> 
     x = nn.functional.pad(last, before) if before else last
     x = x.clone().requires_grad_()
     weight = made.weight.clone().requires_grad_()
-    y = convolve(x, weight, made.bias, geometry, Widths(width, width, width))
+    y = convolve(x, weight, made.bias, geometry, Forms(width, width, width))
     if direction == "forward":
         expected: Tensor = y.detach()
     else:
@@ -97,7 +98,7 @@ def test_a_stored_weight_gives_what_torch_does(name: str, layout: Any) -> None:
         if not spec.transposed:
             flat = [n for pair in reversed(spec.padding) for n in pair]
             padded = nn.functional.pad(made.x[2], flat)
-            plain = convolve(padded, made.weight, made.bias, geometry, Widths())
+            plain = convolve(padded, made.weight, made.bias, geometry, Forms())
             assert torch.allclose(found, plain, rtol=0, atol=1e-12)
 
 

@@ -154,7 +154,7 @@ def test_a_wrong_weight_is_refuted_and_named(name):
 
 def change_linked(module, widths):
     undo = copy.copy(module._dwr_undo)
-    object.__setattr__(undo, "widths", undo.widths._replace(**widths))
+    object.__setattr__(undo, "forms", undo.forms._replace(**widths))
     module._dwr_undo = undo
 
 

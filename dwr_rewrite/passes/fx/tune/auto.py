@@ -7,6 +7,7 @@ from dataclasses import replace
 import torch
 
 from dwr_rewrite.errors import DwrError
+from dwr_rewrite.passes.fx.tune.device import describe
 from dwr_rewrite.passes.fx.tune.here import (
     Here,
     Instruments,
@@ -17,6 +18,7 @@ from dwr_rewrite.passes.fx.tune.here import (
     log,
     ran,
 )
+from dwr_rewrite.passes.fx.tune.kernels import asked_of, heuristic
 from dwr_rewrite.passes.fx.tune.places import is_here, place, recorded
 from dwr_rewrite.passes.fx.tune.profile import Survey, survey_notes
 from dwr_rewrite.passes.fx.tune.request import Request
@@ -116,6 +118,7 @@ def _elsewhere(model: Model, request: Request, survey: Survey, target: str) -> O
             if plan.choices:
                 text = f"as {device} answered before; the whole model was not timed"
                 return Outcome(replace(plan, basis=Basis("measured", text)))
+        sites = replace(sites, kernels=heuristic)
         return Outcome(modelled(sites, model_of(target, database)))
 
 
@@ -133,7 +136,8 @@ def survey(model: Model, request: Request, rewrite: Rewrite) -> Sites:
     found = Survey()
     rewrite(model, found)
     with torch.inference_mode(mode=False), seeded(runnable(model)):
-        return ran(Run(runnable(copied(model)), request.work), request, found, device)
+        sites = ran(Run(runnable(copied(model)), request.work), request, found, device)
+    return replace(sites, kernels=asked_of(describe(device)))
 
 
 def _noted(model: Model, request: Request, survey: Survey, device: torch.device) -> Sites:

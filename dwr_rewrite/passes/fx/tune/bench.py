@@ -9,8 +9,9 @@ from math import ceil, prod
 import torch
 from torch import Tensor
 
-from dwr_rewrite.errors import DwrError
-from dwr_rewrite.lowerings import KEEP, candidates
+from dwr_rewrite.errors import DwrError, Rejection
+from dwr_rewrite.lowerings import KEEP, is_kernel, lower
+from dwr_rewrite.passes.fx.geometry import Form, entry
 from dwr_rewrite.passes.fx.tune import device as devices
 from dwr_rewrite.passes.fx.tune.check import Gate, poison
 from dwr_rewrite.passes.fx.tune.clock import (
@@ -38,8 +39,8 @@ HOPELESS = 3.0
 LONG = 0.05
 """Seconds from which on a single call tells that: nobody's launches take as long."""
 
-Build = Callable[[Workload, int, Operands, int], Turn]
-"""Makes the call of a form: workload, group width, operands, copies of a stored weight."""
+Build = Callable[[Workload, Form, Operands, int], Turn]
+"""Makes the call of a form: workload, form, operands, copies of a stored weight."""
 
 
 class TorchBench:
@@ -123,10 +124,12 @@ class _Measurement:
 
     def _call(self, form: str, given: Operands) -> Turn:
         workload = self.question.workload
-        packing = candidates(workload.spec)[form].packing
-        size = prod(packing.packed) * workload.itemsize
+        recipe = lower(workload.spec, form, workload.direction)
+        if isinstance(recipe, Rejection):
+            raise ValueError(recipe.reason)  # noqa: TRY004  it fails as it would on the device
+        size = prod(recipe.packing.packed) * workload.itemsize
         cold = ceil(COLD * devices.cache_bytes(self.device) / size)
-        return self.build(workload, packing.width, given, min(self.sets, cold))
+        return self.build(workload, entry(recipe), given, min(self.sets, cold))
 
     def _checked(self, form: str, given: Operands, gate: Gate) -> Turn:
         turn = self._call(form, given)
@@ -170,7 +173,10 @@ class _Measurement:
         except torch.AcceleratorError as error:
             raise DwrError(f"{form} of {self.question.workload.spec} broke the device: {error}; "
                            f"start the program again, without this form") from error  # fmt: skip
-        except (RuntimeError, ValueError) as error:
+        except Exception as error:
+            # What Triton raises where a kernel does not compile has no base of its own.
+            if not (isinstance(error, RuntimeError | ValueError) or is_kernel(form)):
+                raise
             self._refuse(form, error)
 
 

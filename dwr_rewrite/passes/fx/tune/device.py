@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from importlib import metadata
 from typing import Any
 
 import torch
 
 from dwr_rewrite import nvidia
+from dwr_rewrite.kernels import ops
+from dwr_rewrite.passes.fx.tune import kernels
 from dwr_rewrite.report import processor
 from dwr_rewrite.tuning import Device
 
@@ -67,8 +70,14 @@ def _gpu(device: torch.device) -> dict[str, str]:
         "hip": torch.version.hip,
         "cudnn": torch.backends.cudnn.version(),
         "triton": _version("triton"),
+        kernels.FACT: kernels.digest() if _runs_kernels(device) else None,
     }
     return {name: str(value) for name, value in found.items() if value is not None}
+
+
+def _runs_kernels(device: torch.device) -> bool:
+    """Whether our kernels run there, and not in Triton's interpreter, which is no device."""
+    return ops.available(device) and os.environ.get("TRITON_INTERPRET") != "1"
 
 
 def _flags() -> dict[str, str]:

@@ -5,16 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TypeVar
 
-from dwr_rewrite.passes.fx.functional import (
-    Geometry,
-    Widths,
-    around,
-    aten,
-    convolve,
-    gradient_of,
-    pack,
-    pad,
-)
+from dwr_rewrite.passes.fx.functional import aten, convolve, gradient_of, pack, pad
+from dwr_rewrite.passes.fx.geometry import Form, Forms, Geometry, around
 from dwr_rewrite.passes.fx.tune.clock import Turn
 from dwr_rewrite.passes.fx.tune.operands import Operands
 from dwr_rewrite.spec import Pads
@@ -23,12 +15,12 @@ from dwr_rewrite.workload import Workload
 T = TypeVar("T")
 
 
-def call_of(workload: Workload, width: int, given: Operands, weights: int = 1) -> Turn:
-    """A convolution at a group width, on the operands of a turn.
+def call_of(workload: Workload, form: Form, given: Operands, weights: int = 1) -> Turn:
+    """A convolution in a form, on the operands of a turn.
 
     Args:
         workload: the convolution.
-        width: group width; 1 is the depthwise convolution itself.
+        form: a group width, of which 1 is the depthwise convolution itself, or a kernel.
         given: its operands.
         weights: how many copies of a stored weight take turns.
     """
@@ -37,13 +29,13 @@ def call_of(workload: Workload, width: int, given: Operands, weights: int = 1) -
     if workload.direction != "forward":
         which, sources = int(workload.direction == "grad_weight"), [pad(x, first) for x in given.x]
         return lambda i: gradient_of(
-            turn(given.gradient, i), turn(sources, i), weight, geometry, width, which
+            turn(given.gradient, i), turn(sources, i), weight, geometry, form, which
         )
-    if not workload.stored:
-        widths = Widths(forward=width)
-        return lambda i: convolve(pad(turn(given.x, i), first), weight, bias, geometry, widths)
-    stored = [pack(weight, geometry.packing(width)).clone() for _ in range(weights)]
-    arguments = geometry.arguments(width)
+    if isinstance(form, str) or not workload.stored:
+        forms = Forms(forward=form)
+        return lambda i: convolve(pad(turn(given.x, i), first), weight, bias, geometry, forms)
+    stored = [pack(weight, geometry.packing(form)).clone() for _ in range(weights)]
+    arguments = geometry.arguments(form)
     return lambda i: aten.convolution(
         pad(turn(given.x, i), first), turn(stored, i), bias, *arguments
     )

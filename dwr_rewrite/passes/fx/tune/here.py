@@ -14,6 +14,7 @@ from dwr_rewrite.cost import Model as CostModel
 from dwr_rewrite.errors import DwrError
 from dwr_rewrite.lowerings import KEEP
 from dwr_rewrite.passes.fx.tune.bench import TorchBench
+from dwr_rewrite.passes.fx.tune.kernels import asked_of
 from dwr_rewrite.passes.fx.tune.profile import Survey, survey_run
 from dwr_rewrite.passes.fx.tune.request import Request
 from dwr_rewrite.passes.fx.tune.settings import Free, laid_out, try_settings
@@ -196,11 +197,12 @@ def by_answers(
 
     Args:
         sites: what there is to choose for.
-        bench: what answers.
+        bench: what answers; about our kernels, too, where they run on its device.
         database: where it is stored.
         request: budget and margin.
         remember: look there first, and keep what is answered.
     """
+    sites = replace(sites, kernels=asked_of(bench.device))
     return measured(
         sites, bench, database if remember else None, budget=request.budget,
         min_speedup=request.min_speedup, model=_expectation(bench.device.name, database),

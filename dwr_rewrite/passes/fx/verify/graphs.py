@@ -9,9 +9,10 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 from torch.fx.node import map_arg
 
-from dwr_rewrite.passes.fx import graph
+from dwr_rewrite.passes.fx import graph, operator
 from dwr_rewrite.passes.fx.attributes import attribute_of
 from dwr_rewrite.passes.fx.calls import as_tuple
+from dwr_rewrite.passes.fx.decide import spec_of
 from dwr_rewrite.passes.fx.verify.findings import Findings, became, where
 from dwr_rewrite.passes.fx.verify.lemma import prove
 from dwr_rewrite.passes.fx.verify.running import qualified
@@ -20,9 +21,11 @@ from dwr_rewrite.passes.fx.verify.sites import (
     arguments_of,
     is_linked,
     is_transposed,
+    signature_of,
     undo_of,
     weight_of,
 )
+from dwr_rewrite.spec import ConvSpec
 
 Nodes = Mapping[str, Node]
 
@@ -76,16 +79,21 @@ def _structures(module: GraphModule) -> Any:
 
 
 def _weights_only(nodes: Nodes, sites: Collection[str]) -> set[str]:
-    """Nodes that only make stored weights of these sites, which the lemmas compare."""
+    """Nodes that only make what the lemmas compare: stored weights of these sites, and lengths."""
     found: set[str] = set()
-    places = [nodes[site] for site in sites if weight_of(nodes[site]) is not None]
-    pending = [arguments_of(place)["weight"] for place in places]
-    while pending:
-        node: Node = pending.pop()
+    arguments = [(nodes[site], arguments_of(nodes[site])) for site in sites]
+    pending: list[Any] = [a["weight"] for place, a in arguments if weight_of(place) is not None]
+    lengths = [each for _, a in arguments for each in a.get("size", ()) if isinstance(each, Node)]
+    while pending or lengths:
+        node: Node = pending.pop() if pending else lengths.pop()
         users = {user.name for user in node.users}
         if node.op != "placeholder" and users <= found.union(sites):
             found.add(node.name)
-            pending += node.all_input_nodes
+            inputs = node.all_input_nodes
+            if operator.is_length(node):
+                lengths += filter(operator.is_length, inputs)
+            else:
+                pending += inputs
     return found
 
 
@@ -93,11 +101,31 @@ def _other_arguments(place: str, reference: Node, candidate: Node) -> str:
     """How two convolutions differ besides the weight and the groups; empty for not at all."""
     undo = undo_of(candidate) or undo_of(reference)
     assert undo is not None
-    before, after = (_geometry(node, len(undo.spec.kernel)) for node in (reference, candidate))
+    if operator.OPERATOR in (reference.target, candidate.target):
+        before, after = (_as_operator(node) for node in (reference, candidate))
+    else:
+        before, after = (_geometry(node, len(undo.spec.kernel)) for node in (reference, candidate))
     for name, value in before.items():
         if value != after[name]:
             return became(f"{name} of {place!r}", value, after[name])
     return ""
+
+
+def _as_operator(node: Node) -> dict[str, Any]:
+    """What our operator is told in place of a call of a convolution, or is told already."""
+    found, weight = arguments_of(node), weight_of(node)
+    if node.target is not operator.OPERATOR:
+        signature = signature_of(node)
+        assert signature is not None
+        spec = spec_of(signature, found, found["weight"].meta["val"])
+        assert isinstance(spec, ConvSpec)  # it is the other side of a site
+        found = operator.arguments_of(node, spec, found)
+    lengths = (n.meta["val"] if isinstance(n, Node) else n for n in found["size"])
+    return {name: str(found[name]) for name in found if name not in ("tile", "groups")} | {
+        "weight": "stored" if weight is not None else str(found["weight"]),
+        "size": str(list(lengths)),
+        **{name: list(found[name]) for name in ("stride", "padding", "dilation")},
+    }  # fmt: skip
 
 
 def _geometry(node: Node, rank: int) -> dict[str, Any]:

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from dwr_rewrite.equivalence.samples import Arrays
 from dwr_rewrite.equivalence.statistics import Array
 from dwr_rewrite.errors import DwrError
-from dwr_rewrite.lowerings.diagonal import diagonal
 from dwr_rewrite.passes.fx.functional import pack, unpack
+from dwr_rewrite.passes.fx.geometry import packing_of
 from dwr_rewrite.passes.fx.verify.calling import outputs_of, to_numpy
 from dwr_rewrite.passes.fx.verify.float64 import float64, wide, widened
 from dwr_rewrite.passes.fx.verify.rounding import RoundingErrors
@@ -201,7 +201,7 @@ def _weights(
         if name is not None:
             packing = None
             if undo is not None and not is_linked(place):
-                packing = diagonal(undo.spec, undo.widths.forward).packing
+                packing = packing_of(undo.spec, undo.forms)
             yield name, (site, packing)
 
 

@@ -10,6 +10,7 @@ from torch.fx import Node
 from dwr_rewrite.equivalence.evidence import Lemma
 from dwr_rewrite.lowerings.diagonal import diagonal
 from dwr_rewrite.passes.fx.functional import pack, unpack
+from dwr_rewrite.passes.fx.geometry import width_of
 from dwr_rewrite.passes.fx.verify.same import describe, different
 from dwr_rewrite.passes.fx.verify.sites import (
     Place,
@@ -48,7 +49,12 @@ class Side:
     @property
     def width(self) -> int:
         """Channels per group of the weight that it stores."""
-        return self.undo.widths.forward if self.undo and not self.linked else 1
+        return width_of(self.undo.forms.forward) if self.undo and not self.linked else 1
+
+    @property
+    def by_kernel(self) -> bool:
+        """Whether a kernel of ours runs its forward."""
+        return self.undo is not None and isinstance(self.undo.forms.forward, str)
 
 
 def prove(name: str, before: Place, after: Place, others: str = "") -> Lemma:
@@ -76,14 +82,14 @@ def prove(name: str, before: Place, after: Place, others: str = "") -> Lemma:
 
 
 def _told(side: Side) -> str:
+    taken = "convolved by a kernel of ours" if side.by_kernel else "packed as it runs"
     if side.weight is None:
-        return "its weight is computed as before, and packed as it runs"
+        return f"its weight is computed as before, and {taken}"
     if side.undo is None:
         return "its weight is the reference's compact weight, bit for bit"
     if side.linked:
         return (
-            f"its weight {list(side.weight.shape)} is the reference's, bit for bit, and is packed "
-            f"as it runs"
+            f"its weight {list(side.weight.shape)} is the reference's, bit for bit, and is {taken}"
         )
     return (
         f"the diagonal of its weight {list(side.weight.shape)} is the reference's weight, bit for "
@@ -95,9 +101,9 @@ def _flaw(side: Side, whose: str) -> str:
     """Why a side is no form of a depthwise convolution; empty if it is one."""
     if side.undo is None or side.weight is None:
         return ""
-    channels, widths = side.undo.spec.channels, side.undo.widths
+    channels, widths = side.undo.spec.channels, [width_of(form) for form in side.undo.forms]
     if any(channels % width for width in widths):
-        return f"{whose} {channels} channels are not divided by its group widths {list(widths)}"
+        return f"{whose} {channels} channels are not divided by its group widths {widths}"
     packing, groups = _packing(side), channels // side.width
     if side.groups != groups or tuple(side.weight.shape) != packing.packed:
         return (

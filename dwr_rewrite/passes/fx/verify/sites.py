@@ -14,7 +14,7 @@ from torch.fx import GraphModule, Node
 from torch.nn.modules.conv import _ConvNd  # pyright: ignore[reportPrivateUsage]
 from torch.utils._pytree import tree_leaves
 
-from dwr_rewrite.passes.fx import graph, linked
+from dwr_rewrite.passes.fx import graph, linked, operator
 from dwr_rewrite.passes.fx.attributes import value_of
 from dwr_rewrite.passes.fx.calls import (
     GENERAL,
@@ -23,6 +23,7 @@ from dwr_rewrite.passes.fx.calls import (
     as_tuple,
     depthwise_conv,
 )
+from dwr_rewrite.passes.fx.geometry import width_of
 from dwr_rewrite.passes.fx.verify.running import inference, qualified
 
 Place = nn.Module | Node
@@ -30,7 +31,7 @@ Place = nn.Module | Node
 
 Undo = linked.Undo | graph.Undo
 
-LINKED_CALL = Signature((*GENERAL, "widths"))
+LINKED_CALL = Signature((*GENERAL, "forms"))
 """Arguments of :func:`~dwr_rewrite.passes.fx.calls.depthwise_conv`."""
 
 
@@ -107,6 +108,8 @@ def convolutions(model: nn.Module) -> Iterator[tuple[str, Place]]:
 
 def signature_of(node: Node) -> Signature | None:
     """How a call of a convolution takes its arguments; None for another call."""
+    if node.target is operator.OPERATOR:
+        return operator.SIGNATURE if graph.UNDO in node.meta else None
     return LINKED_CALL if node.target is depthwise_conv else SIGNATURES.get(node.target)
 
 
@@ -116,9 +119,9 @@ def undo_of(place: Place) -> Undo | None:
 
 
 def is_linked(place: Place) -> bool:
-    """Whether its weight is packed as it runs."""
+    """Whether its weight is the compact one."""
     if isinstance(place, Node):
-        return place.target is depthwise_conv
+        return place.target in (depthwise_conv, operator.OPERATOR)
     return isinstance(place, linked.Linked)
 
 
@@ -164,7 +167,7 @@ def _of_module(module: Any) -> Convolution:
     return Convolution(
         channels=module.in_channels,
         outputs=module.out_channels,
-        width=undo.widths.forward if undo else module.in_channels // module.groups,
+        width=width_of(undo.forms.forward) if undo else module.in_channels // module.groups,
         transposed=module.transposed,
         example=example,
         apply=apply,
@@ -182,17 +185,20 @@ def _of_call(node: Node) -> Convolution | None:
 
     def apply(x: Tensor) -> Any:
         given: dict[str, Any] = {"input": x, "weight": weight, "bias": None}
+        if undo is not None and target is operator.OPERATOR:
+            given["size"] = undo.spec.at(tuple(x.shape[2:])).output_spatial()
         named = zip(signature.names, node.args, strict=False)
         kwargs = {name: given.get(name, value) for name, value in node.kwargs.items()}
         return target(*(given.get(name, value) for name, value in named), **kwargs)
 
     target: Any = node.target
+    undo = undo_of(node)
     transposed, groups = is_transposed(node), int(arguments["groups"])
     channels = weight.shape[0] if transposed else weight.shape[1] * groups
     return Convolution(
         channels=channels,
         outputs=weight.shape[1] * groups if transposed else weight.shape[0],
-        width=arguments["widths"][0] if is_linked(node) else channels // groups,
+        width=width_of(arguments.get("forms", [channels // groups])[0]),
         transposed=transposed,
         example=weight,
         apply=apply,

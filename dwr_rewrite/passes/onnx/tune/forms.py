@@ -10,7 +10,8 @@ from onnx import ModelProto, NodeProto, TensorProto, helper
 
 from dwr_rewrite.equivalence.samples import Arrays
 from dwr_rewrite.equivalence.statistics import Array
-from dwr_rewrite.lowerings import candidates
+from dwr_rewrite.errors import Rejection
+from dwr_rewrite.lowerings import lower
 from dwr_rewrite.spec import ConvSpec
 from dwr_rewrite.workload import Workload
 
@@ -71,7 +72,9 @@ class Layer:
 
     def model(self, form: str) -> ModelProto:
         """The model of one form, from ``x0`` ... to ``y0`` ..."""
-        spec, recipe = self.workload.spec, candidates(self.workload.spec)[form]
+        spec = self.workload.spec
+        recipe = lower(spec, form)
+        assert not isinstance(recipe, Rejection)  # it was asked about
         tensors = {"w": recipe.packing.pack(self.weight)}
         if self.bias is not None:
             tensors["b"] = self.bias
