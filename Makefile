@@ -3,11 +3,11 @@ BIN := .venv/bin
 STAMP := .venv/.stamp
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test check gpu-bench gpu-there gpu-layers gpu-kernels gpu-fit gpu-paper \
-  gpu-models clean
+.PHONY: help venv demo test check check-kernels gpu-bench gpu-there gpu-layers gpu-kernels gpu-used \
+  gpu-fit gpu-paper gpu-models clean
 
 help:  ## Show the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 venv: $(STAMP)  ## Create .venv with the pinned dependencies and tools
 
@@ -31,6 +31,9 @@ check: $(STAMP)  ## Lint, check formatting, types and layering
 	@$(BIN)/pyright
 	@$(BIN)/python -m pytest -q tests/test_layers.py
 
+check-kernels: $(STAMP)  ## Compile the Triton kernels for three GPUs, none of which is needed
+	@$(BIN)/python -m benchmarks.check_kernels --cache build/check-kernels
+
 test: check  ## Run the checks and all tests
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2
 
@@ -49,7 +52,7 @@ define shards
 	@$(GPU_PYTHON) -m benchmarks.$(1) --merge $(GPU_BUILD)/$(1)-*-of-$(GPU_SHARDS).jsonl
 endef
 
-gpu-bench: gpu-layers gpu-kernels gpu-fit gpu-paper gpu-models  ## Measure all on this machine's GPU; run it again to go on
+gpu-bench: gpu-layers gpu-kernels gpu-used gpu-fit gpu-paper gpu-models  ## Measure all on this machine's GPU; run it again to go on
 
 gpu-there:
 	@$(GPU_PYTHON) -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' || { \
@@ -61,6 +64,9 @@ gpu-layers: gpu-there
 	@$(GPU_PYTHON) -m benchmarks.roofline benchmarks/results/*/layers.json
 
 gpu-kernels: gpu-there
+	$(call shards,kernels)
+
+gpu-used: gpu-there
 	$(call shards,kernels_used)
 
 gpu-fit: gpu-layers

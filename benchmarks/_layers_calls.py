@@ -10,9 +10,11 @@ from torch import Tensor
 from benchmarks._layers_cudnn import forced_by, operator
 from benchmarks._layers_operands import Operands
 from benchmarks._layers_work import Group, Way
-from dwr_rewrite.passes.fx.functional import Geometry, Widths, convolve, gradient_of, pack
+from dwr_rewrite.kernels import ops
+from dwr_rewrite.passes.fx.functional import convolve, gradient_of, pack
+from dwr_rewrite.passes.fx.geometry import Forms, Geometry
 
-aten = torch.ops.aten
+aten, dwr = torch.ops.aten, torch.ops.dwr
 Call = Callable[[int], Tensor]
 
 MODES = {"compile": "default", "max-autotune": "max-autotune-no-cudagraphs"}
@@ -37,6 +39,8 @@ def call_of(group: Group, way: Way, given: Operands, rotated: int) -> Call:
         given: the operands in the layout of ``way``.
         rotated: how many copies of a precomputed weight take turns.
     """
+    if way.is_kernel:
+        return _kernel(group, given, way.tile)
     if way.setting == "cudnn" and forced_by(group, given) == "operator":
         return operator(group, given)
     if way.setting in MODES:
@@ -50,8 +54,36 @@ def call_of(group: Group, way: Way, given: Operands, rotated: int) -> Call:
     if way.precomputed or way.form == "keep":
         stored = [pack(given.weight, geometry.packing(width)) for _ in range(rotated)]
         return lambda i: forward(_turn(given.x, i), _turn(stored, i), given.bias, geometry, width)
-    widths = Widths(forward=width)
+    widths = Forms(forward=width)
     return lambda i: convolve(_turn(given.x, i), given.weight, given.bias, geometry, widths)
+
+
+def _kernel(group: Group, given: Operands, tile: str) -> Call:
+    """Our own operators, as ``dwr_rewrite.nn`` and a rewritten model call them."""
+    layer, transposed = group.layer, group.layer.transposed
+    window = (layer.stride, layer.padding, layer.dilation, layer.channels)
+    if group.direction == "forward":
+        size = layer.output_spatial
+        return lambda i: dwr.depthwise(
+            _turn(given.x, i), given.weight, None, given.bias, size, *window, transposed, False,
+            "none", tile,
+        )  # fmt: skip
+    if group.direction == "grad_input":
+        return lambda i: dwr.depthwise(
+            _turn(given.gradient, i), given.weight, None, None, layer.spatial, *window,
+            not transposed, True, "none", tile,
+        )  # fmt: skip
+    shape = layer.spec.weight_shape
+    return lambda i: dwr.depthwise_weight(
+        _turn(given.x, i), _turn(given.gradient, i), shape, *window, transposed, False, tile
+    )[0]
+
+
+def runs_by(device: torch.device) -> str:
+    """What runs our kernels there."""
+    if not ops.available(device):
+        return "aten"
+    return "Triton" if device.type == "cuda" else "Triton's interpreter"
 
 
 def _turn(tensors: Sequence[Tensor], i: int) -> Tensor:

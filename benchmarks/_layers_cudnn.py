@@ -12,7 +12,8 @@ from torch import Tensor
 from benchmarks._layers_operands import Operands
 from benchmarks._layers_shapes import Layer
 from benchmarks._layers_work import DType, Group
-from dwr_rewrite.passes.fx.functional import Geometry, pack
+from dwr_rewrite.passes.fx.functional import pack
+from dwr_rewrite.passes.fx.geometry import Geometry
 from dwr_rewrite.passes.fx.tune.flags import allows_tf32, flag, precision
 
 aten = torch.ops.aten

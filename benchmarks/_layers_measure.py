@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from benchmarks._layers_calls import Call, call_of
+from benchmarks._layers_calls import Call, call_of, runs_by
 from benchmarks._layers_check import Reference, WrongError, poison, reference
 from benchmarks._layers_clock import Clock, Effort, Sampler, interleave, warm
 from benchmarks._layers_cudnn import (
@@ -23,7 +23,8 @@ from benchmarks._layers_operands import TORCH_DTYPES, Operands, operands
 from benchmarks._layers_rates import cache_bytes
 from benchmarks._layers_work import Group, Way, ways
 from benchmarks._run import TimeIsUpError, refusal, still_there
-from dwr_rewrite.workload import LAYOUTS, Layout
+from dwr_rewrite.errors import DwrError
+from dwr_rewrite.workload import Layout
 
 Entry = dict[str, Any]
 GAPS = 7
@@ -105,7 +106,7 @@ class _Session:
             with settings(self.group.dtype, way.setting):
                 timed = self._checked(way, entry)
             self.timed.append(timed)
-        except (RuntimeError, NotImplementedError, *_STATUS) as error:
+        except (*_FAILURES, *_STATUS) as error:
             entry.update(_refusal(error, way))
             del error
             still_there(self.bench.device, self.entries)
@@ -117,17 +118,23 @@ class _Session:
     def _checked(self, way: Way, entry: Entry) -> Timed:
         self._possible(way)
         given, clock = self._operands(way.layout), self.bench.clock
-        entry["backend"] = backend(self.group, way.width, given)
+        entry["backend"] = self._backend(way, given)
         if way.setting == "cudnn":
             entry["how"] = forced_by(self.group, given)
         call = call_of(self.group, way, given, self._stored(way))
-        self._check(way, call, given, entry)
+        entry["first_s"] = float(f"{clock.once(call):.3g}")  # with what is compiled or chosen once
+        self._check(call, given, entry)
         seconds = min(clock.once(call) for _ in range(2))
         if seconds > self.bench.effort.slowest:
             raise TooSlowError(f"one call took {seconds:.3g} s; {self._limit}")
         entry["calls"] = self.bench.effort.calls(seconds, self.rotation)
         sampler = clock.sampler(call, entry["calls"])
         return Timed(way, call, entry, sampler, clock.gaps(call, entry["calls"]))
+
+    def _backend(self, way: Way, given: Operands) -> str:
+        if way.is_kernel:
+            return runs_by(self.bench.device)
+        return backend(self.group, way.width, given)
 
     def _possible(self, way: Way) -> None:
         group = self.group
@@ -141,8 +148,6 @@ class _Session:
             raise TooSlowError(
                 f"at least {least:.3g} s a call at the measured matrix rate; {self._limit}"
             )
-        if self.reference is None and way != Way(LAYOUTS[0]):
-            raise UnsupportedError("torch's default gave nothing to check against")
 
     @property
     def _limit(self) -> str:
@@ -161,9 +166,9 @@ class _Session:
         size = elements * TORCH_DTYPES[self.group.dtype].itemsize
         return min(ceil(2 * cache_bytes(self.bench.device) / size), self.rotation)
 
-    def _check(self, way: Way, call: Call, given: Operands, entry: Entry) -> None:
+    def _check(self, call: Call, given: Operands, entry: Entry) -> None:
         if self.reference is None:
-            self.reference = reference(self.group, given, call(0))
+            self.reference = reference(self.group, given)
         poison(self.reference.result.to(given.weight.dtype))
         found = call(0)
         entry["error"] = float(f"{self.reference.check(found):.3g}")
@@ -209,6 +214,16 @@ def _entry(way: Way) -> Entry:
     return {"way": way.name, "layout": way.layout, "form": way.form, "width": way.width,
             "setting": way.setting, "precomputed": way.precomputed}  # fmt: skip
 
+
+try:
+    from triton.errors import TritonError
+except ImportError:
+    _OF_TRITON = ()
+else:
+    _OF_TRITON = (TritonError,)  # what does not compile, or asks for more than a device has
+
+_FAILURES = (RuntimeError, NotImplementedError, ValueError, DwrError, *_OF_TRITON)
+"""What a way may raise that does not run here; the other ways go on."""
 
 _STATUS = {
     SameError: "same", UnsupportedError: "unsupported", WrongError: "wrong",

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dwr_rewrite.cost import macs
-from dwr_rewrite.passes.fx.functional import Geometry
+from dwr_rewrite.passes.fx.geometry import Geometry
 from dwr_rewrite.spec import ConvSpec
 from dwr_rewrite.workload import Direction
 

@@ -126,9 +126,9 @@ def _case(group: Record, compiled: Record | None, layout: str, precomputed: bool
     base = times.get(_default(layout))
     if base is None:
         return None
-    eager = {e["way"]: times[e["way"]] for e in _in(group, layout, times) if _is_free(e)}
+    eager = {e["way"]: times[e["way"]] for e in _in(group, layout, times) if is_free(e)}
     free = {name: speedup(each, base) for name, each in eager.items()}
-    free |= _compiled(compiled, layout)
+    free |= compiled_free(compiled, layout)
     forms: dict[str, Timing] = {}
     for entry in _in(group, layout, times):
         if entry["form"] != "keep" and entry["precomputed"] == precomputed:
@@ -152,12 +152,13 @@ def _in(group: Record, layout: str, times: dict[str, Timing]) -> list[Record]:
     ]
 
 
-def _is_free(entry: Record) -> bool:
+def is_free(entry: Record) -> bool:
     """Whether a user gets this by a setting: not by calling cuDNN's operator by hand."""
     return entry["form"] == "keep" and entry.get("how") != "operator"
 
 
-def _compiled(group: Record | None, layout: str) -> dict[str, float]:
+def compiled_free(group: Record | None, layout: str) -> dict[str, float]:
+    """Speed-ups of what torch.compile makes of the convolution over the default."""
     if group is None:
         return {}
     times = timings_of(group)
@@ -167,7 +168,7 @@ def _compiled(group: Record | None, layout: str) -> dict[str, float]:
     return {
         e["way"]: speedup(times[e["way"]], base)
         for e in _in(group, layout, times)
-        if e["setting"] != "default"
+        if e["form"] == "keep" and e["setting"] != "default"
     }
 
 

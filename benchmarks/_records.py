@@ -20,6 +20,7 @@ from dwr_rewrite.timing.statistics import PER_ROUND
 SCHEMA = 2
 STUDIES = {
     "layers": ({"rates"}, {"layer", "batch", "dtype", "direction", "compiled"}),
+    "kernels": ({"rates", "kernels"}, {"layer", "batch", "dtype", "direction", "compiled"}),
     "kernels_used": (set[str](), {"layer", "batch", "dtype", "direction"}),
     "paper_table": (set[str](), {"part", "batch", "size", "dtype"}),
     "models": (set[str](), {"network", "engine", "mode", "batch", "dtype"}),

@@ -15,6 +15,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -25,6 +26,7 @@ from benchmarks._layers_rates import calibrate
 from benchmarks._layers_shapes import Layer, load
 from benchmarks._layers_work import BATCHES, DTYPES, Group, order_of_work, shard
 from benchmarks._run import Task
+from dwr_rewrite.kernels import ops
 from dwr_rewrite.passes.fx import functional
 
 SMALL = (
@@ -35,8 +37,20 @@ SMALL = (
 """What `--quick` measures: no layer that a network has."""
 
 
-def run(groups: Sequence[Group], out: Path, deadline: float, quick: bool, part: str) -> str:
+def run(
+    groups: Sequence[Group], out: Path, deadline: float, quick: bool, part: str,
+    study: str = "layers", **more: Any,
+) -> str:  # fmt: skip
     """Measures the groups that ``out`` lacks; why it ended.
+
+    Args:
+        groups: in the order of work.
+        out: result file.
+        deadline: of ``time.monotonic()``.
+        quick: with little effort.
+        part: of how many this is.
+        study: which one this is.
+        more: what its runs tell besides.
 
     Raises:
         DamagedError: ``out`` is damaged, or was measured elsewhere.
@@ -46,7 +60,7 @@ def run(groups: Sequence[Group], out: Path, deadline: float, quick: bool, part: 
     rates = calibrate(device, clock, quick)
     bench = Bench(device, clock, QUICK if quick else Effort(), rates, deadline)
     begun = _device.begin(
-        "layers", device, clock.replayed, rates=rates, shard=part, source=source()
+        study, device, clock.replayed, rates=rates, shard=part, source=source(), **more
     )
     tasks = [Task(group.key, facts(group), lambda g=group: measure(g, bench)) for group in groups]
     return _run.run(begun, tasks, out, deadline)
@@ -58,8 +72,9 @@ def facts(group: Group) -> dict[str, object]:
 
 
 def source() -> str:
-    folder = Path(__file__).parent
-    return _device.source([*folder.glob("*layers*.py"), Path(functional.__file__)])
+    folder, kernels = Path(__file__).parent, Path(ops.__file__).parent
+    files = [*folder.glob("*layers*.py"), *kernels.glob("*.py"), Path(functional.__file__)]
+    return _device.source(files)
 
 
 def merge(paths: Sequence[Path], folder: Path | None = None) -> str:

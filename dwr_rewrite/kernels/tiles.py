@@ -14,14 +14,20 @@ from math import prod
 from dwr_rewrite.kernels import bands
 from dwr_rewrite.kernels.problem import Problem, Triple, triple
 from dwr_rewrite.kernels.tile import Tile
+from dwr_rewrite.kernels.weight_tiles import default_weight, is_sound
 from dwr_rewrite.workload import Workload
 
 UNROLLED = 900
 """Products that a lane may write out one by one for each of its channels; past that a kernel's rows
 are looped over. More would compile for more than ten seconds."""
 
-QUICK = 450
-"""The same for the rule, whose first call has to compile within a few seconds."""
+QUICK = 600
+"""Products, and twice the loads, that the rule writes out: its first call has to compile within a
+few seconds."""
+
+HOISTED = 240
+"""Registers of a lane whose rows are looped over: sums, weights and lines of the input together. The
+compiler loads all lines of a kernel row before it multiplies, and spills what is more."""
 
 HELD = 64
 """Weights that a lane may hold for each of its channels; a kernel with more loops over its rows."""
@@ -128,25 +134,40 @@ def _box(
         for r in _covering([r for r in (8, 7, 4, 2, 1) if r % high == 0] or [1], out_spatial[1])
         if deep * r * c <= max(room, smallest) and _written(problem, (deep, r, c)) <= QUICK
     ]  # fmt: skip
-    return min(boxes, key=lambda box: _loads(problem, box), default=(deep, 1, columns[-1]))
+    return min(boxes, key=lambda box: _loads(problem, box), default=(1, 1, columns[-1]))
 
 
-def _written(problem: Problem, box: Triple) -> int:
-    """Products that are written out: all, or those of one row of the kernel."""
+def _products(problem: Problem, box: Triple) -> int:
+    """That are written out: all, or those of one row of the kernel."""
     whole = unrolled(problem, Tile("fma", 1, 1, *box))
     return prod(box) * (problem.taps if whole else problem.kernel[2])
 
 
-def _loads(problem: Problem, box: Triple) -> float:
-    """Elements and weights that a lane loads for each output of its box."""
+def _met(problem: Problem, box: Triple) -> Triple:
+    """Elements along each axis that a lane loads for its box.
+
+    Where a kernel's rows are looped over, those of one of them, for every row of the box.
+    """
     reach = [d * (k - 1) for k, d in zip(problem.kernel, problem.dilation, strict=True)]
     if problem.adjoint:
         met = [max(1, (b + r) // s) for b, r, s in zip(box, reach, problem.stride, strict=True)]
     else:
         met = [(b - 1) * s + r + 1 for b, r, s in zip(box, reach, problem.stride, strict=True)]
     if not unrolled(problem, Tile("fma", 1, 1, *box)):
-        met[:2] = box[0] * problem.kernel[0], box[1] * problem.kernel[1]
-    return (prod(met) + problem.taps) / prod(box)
+        met[:2] = box[:2]
+    return triple(met)
+
+
+def _written(problem: Problem, box: Triple) -> int:
+    """What compiling takes: products that are written out, and loads, which take twice as long."""
+    return _products(problem, box) + 2 * prod(_met(problem, box))
+
+
+def _loads(problem: Problem, box: Triple) -> float:
+    """Elements and weights that a lane loads for each output of its box."""
+    whole = unrolled(problem, Tile("fma", 1, 1, *box))
+    rows = 1 if whole else problem.kernel[0] * problem.kernel[1]
+    return (rows * prod(_met(problem, box)) + problem.taps) / prod(box)
 
 
 def _cut(
@@ -191,15 +212,6 @@ def _smaller(box: Triple, phases: Triple) -> Triple:
     return box
 
 
-def default_weight(
-    problem: Problem, batch: int, in_spatial: Triple, out_spatial: Triple, itemsize: int,
-    channels_last: bool, multiprocessors: int,
-) -> Tile:  # fmt: skip
-    """The tile of the gradient of a weight that was never measured; arguments as of the rest."""
-    channels, positions = (64, 2) if channels_last else (1, 128)
-    return Tile("fma", channels, positions, 1, 2, 2, splits=4)
-
-
 def candidates(workload: Workload, multiprocessors: int) -> tuple[Tile, ...]:
     """Tiles that are worth measuring, at most :data:`CANDIDATES`; the rule's own comes first.
 
@@ -215,9 +227,12 @@ def candidates(workload: Workload, multiprocessors: int) -> tuple[Tile, ...]:
     last = workload.layout == "channels_last"
     if workload.direction == "grad_weight":
         first = default_weight(problem, *sizes, last, multiprocessors)
-        around = list(_around(first, in_spatial if problem.adjoint else out_spatial))
-        banded = bands.supports_weight(problem, workload.itemsize)
         coarse = in_spatial if problem.adjoint else out_spatial
+        around = [
+            tile for tile in _around(first, coarse)
+            if is_sound(problem, tile, in_spatial, out_spatial, workload.itemsize, last)
+        ]  # fmt: skip
+        banded = bands.supports_weight(problem, workload.itemsize)
         made = bands.weight_tile(problem, workload.batch, coarse, multiprocessors)
     else:
         first = default(problem, *sizes, last, multiprocessors)
@@ -247,10 +262,13 @@ def _around(tile: Tile, lengths: Triple) -> Iterator[Tile]:
 def _is_sound(problem: Problem, tile: Tile) -> bool:
     """Whether a tile around the rule's has room in registers, and starts with its phases."""
     box = (tile.depth, tile.rows, tile.columns)
-    whole = not any(n % s for n, s in zip(box, _phases(problem), strict=True))
+    if any(n % s for n, s in zip(box, _phases(problem), strict=True)):
+        return False
     together = max(1, tile.channels * tile.positions // (32 * tile.warps))
-    fits = prod(box) * together <= 2 * SUMS and _written(problem, box) <= UNROLLED
-    return whole and fits
+    lines = 0 if unrolled(problem, tile) else prod(_met(problem, box)) + problem.kernel[2]
+    sums = prod(box) * together
+    room = sums <= 2 * SUMS and sums + lines * together <= HOISTED
+    return room and _products(problem, box) <= UNROLLED
 
 
 def question(workload: Workload) -> tuple[Problem, Triple, Triple]:

@@ -128,13 +128,12 @@ class _Cut:
         fine = -(-(-self.problem.padding[2] % columns + width) // columns)
         return depth * height * fine, prod(self.box) // columns
 
-    @property
-    def fits(self) -> bool:
-        """Whether it compiles soon, and to code that keeps its registers."""
+    def fits(self, most: int = WRITTEN) -> bool:
+        """Whether it writes out at most so many products, and keeps its registers."""
         written = prod(self.box) * prod(self.taps)
         words = max(1, self.channels * self.itemsize // 4) * sum(self.loads)
         held = self.channels * prod(self.taps) + words if self.channels > 1 else 0
-        return prod(self.box) == 1 or (written <= WRITTEN and held <= HELD)
+        return prod(self.box) == 1 or (written <= most and held <= HELD)
 
     @cached_property
     def cost(self) -> float:
@@ -167,7 +166,7 @@ def _lines(box: Triple, lengths: Triple, down: int, right: int, itemsize: int) -
     """Lines in which 32 lanes read, with boxes side by side in the rows of a plane."""
     _, rows, columns = box
     area = rows * down * columns * right * itemsize / 4
-    across = 32 * columns * right / lengths[2]
+    across = 32 * columns * right / max(1, lengths[2])
     return max(1, min(area, across * max(1, lengths[2] * itemsize / 128)))
 
 
@@ -193,7 +192,7 @@ def default_weight(
     filling = [cut for cut in cuts if batch * cut.lanes * filters // cut.channels >= enough]
     most = max(cut.lanes for cut in cuts)
     cut = min(filling or [cut for cut in cuts if cut.lanes == most], key=lambda cut: cut.cost)
-    lanes = batch * cut.lanes
+    lanes = max(1, batch) * cut.lanes
     channels, positions = _shape(lanes, filters, cut)
     tiles = -(-lanes // positions)
     programs = -(-filters // channels) * cut.parts
@@ -203,15 +202,36 @@ def default_weight(
     return Tile("fma", channels, positions, *cut.box, THREADS // 32, -(-tiles // share))
 
 
+def is_sound(
+    problem: Problem, tile: Tile, in_spatial: Triple, out_spatial: Triple, itemsize: int,
+    channels_last: bool,
+) -> bool:  # fmt: skip
+    """Whether a tile around the rule's is worth compiling: for longer than the rule's, if need be.
+
+    Args:
+        problem: the convolution whose weight it is.
+        tile: of the ordinary units.
+        in_spatial: lengths of its input.
+        out_spatial: lengths of its output.
+        itemsize: bytes of an element.
+        channels_last: channels lie side by side; otherwise columns do.
+    """
+    fine, coarse = (out_spatial, in_spatial) if problem.adjoint else (in_spatial, out_spatial)
+    box = (tile.depth, tile.rows, tile.columns)
+    side = max(1, tile.channels * tile.positions // (32 * tile.warps)) if channels_last else 1
+    return _Cut(problem, box, side, fine, coarse, itemsize, channels_last).fits(2 * WRITTEN)
+
+
 def _cuts(
     problem: Problem, fine: Triple, coarse: Triple, itemsize: int, channels_last: bool
 ) -> Iterator[_Cut]:
     """Those that fit; a box of one value always does."""
     vectors = [v for v in (8, 4, 2, 1) if v * itemsize <= VECTOR] if channels_last else [1]
     boxes = product((1, 2), (1, 2, 4, 7, 8), (1, 2, 4, 8, 16))
+    d, h, w = (max(1, n) for n in coarse)  # nothing is cut as one element would be
     for vector, box in product(vectors, boxes):
-        cut = _Cut(problem, box, vector, fine, coarse, itemsize, channels_last)
-        if cut.fits:
+        cut = _Cut(problem, box, vector, fine, (d, h, w), itemsize, channels_last)
+        if cut.fits():
             yield cut
 
 

@@ -22,6 +22,7 @@ from tests.kernels.test_weight import volumes
 
 Gradients = tuple[Tensor, Tensor | None]
 HALVES = (torch.float16, torch.bfloat16)
+NUMPY = "ignore:invalid value encountered:RuntimeWarning"  # of the interpreter's products
 
 
 @pytest.fixture(autouse=True)
@@ -90,9 +91,9 @@ GEOMETRIES: dict[str, tuple[Triple, Triple, Triple, Triple, Triple]] = {
     "3x3": ((1, 3, 3), (1, 1, 1), (0, 1, 1), (1, 1, 1), (1, 5, 9)),
     "7x7, pairs": ((1, 7, 7), (1, 1, 1), (0, 3, 3), (1, 1, 1), (1, 8, 14)),
     "9x9": ((1, 9, 9), (1, 1, 1), (0, 4, 4), (1, 1, 1), (1, 6, 10)),
-    "11x11, two chunks in parts": ((1, 11, 11), (1, 1, 1), (0, 5, 5), (1, 1, 1), (1, 5, 16)),
-    "13x3, filled up": ((1, 13, 17), (1, 1, 1), (0, 6, 8), (1, 1, 1), (1, 4, 8)),
-    "31 columns": ((1, 5, 31), (1, 1, 1), (0, 2, 15), (1, 1, 1), (1, 4, 20)),
+    "11x11, two chunks in parts": ((1, 11, 11), (1, 1, 1), (0, 5, 5), (1, 1, 1), (1, 3, 16)),
+    "7x17, filled up": ((1, 7, 17), (1, 1, 1), (0, 3, 8), (1, 1, 1), (1, 2, 8)),
+    "31 columns": ((1, 5, 31), (1, 1, 1), (0, 2, 15), (1, 1, 1), (1, 2, 20)),
     "5x5 steps of two": ((1, 5, 5), (1, 2, 2), (0, 2, 2), (1, 1, 1), (1, 6, 12)),
     "4x4 steps of three": ((1, 4, 4), (1, 3, 3), (0, 1, 1), (1, 1, 1), (1, 6, 9)),
     "11x11 steps of two": ((1, 11, 11), (1, 2, 2), (0, 5, 5), (1, 1, 1), (1, 4, 6)),
@@ -104,7 +105,7 @@ GEOMETRIES: dict[str, tuple[Triple, Triple, Triple, Triple, Triple]] = {
     "1-D k31": ((1, 1, 31), (1, 1, 1), (0, 0, 15), (1, 1, 1), (1, 1, 40)),
     "3-D": ((3, 3, 3), (1, 1, 1), (1, 1, 1), (1, 1, 1), (3, 4, 8)),
     "3-D strided": ((3, 3, 3), (1, 2, 2), (1, 1, 1), (1, 1, 1), (2, 4, 6)),
-    "3-D in parts": ((2, 9, 17), (1, 1, 1), (0, 4, 8), (1, 1, 1), (2, 3, 4)),
+    "3-D in parts": ((2, 7, 17), (1, 1, 1), (0, 3, 8), (1, 1, 1), (2, 2, 4)),
 }  # fmt: skip
 FORMS = [(adjoint, reduce) for adjoint in (False, True) for reduce in (False, True)]
 
@@ -113,8 +114,8 @@ FORMS = [(adjoint, reduce) for adjoint in (False, True) for reduce in (False, Tr
 @pytest.mark.parametrize("name", GEOMETRIES)
 def test_a_map_is_its_definition(name: str, adjoint: bool, reduce: bool) -> None:
     kernel, stride, padding, dilation, spatial = GEOMETRIES[name]
-    m = 1 if math.prod(kernel) > 40 else 2
-    problem = Problem(2, m, kernel, stride, padding, dilation, adjoint, reduce)
+    m = 1 if math.prod(kernel) > 20 else 2
+    problem = Problem(3 - m, m, kernel, stride, padding, dilation, adjoint, reduce)
     size = output_size(problem, spatial)
     assert bands.supports(problem, 2)
     tile = bands.map_tile(problem, 1, size, 1)
@@ -126,12 +127,12 @@ def test_a_map_is_its_definition(name: str, adjoint: bool, reduce: bool) -> None
 @pytest.mark.parametrize("name", GEOMETRIES)
 def test_a_gradient_of_the_weight_is_its_definition(name: str, adjoint: bool) -> None:
     kernel, stride, padding, dilation, fine = GEOMETRIES[name]
-    m = 1 if math.prod(kernel) > 40 else 2
-    problem = Problem(2, m, kernel, stride, padding, dilation, adjoint)
+    m = 1 if math.prod(kernel) > 20 else 2
+    problem = Problem(1, m, kernel, stride, padding, dilation, adjoint)
     coarse = output_size(replace(problem, adjoint=False), fine)
     assert bands.supports_weight(problem, 2)
-    tile = bands.weight_tile(problem, 2, coarse, 1)
-    x, gradient = volumes(problem, 2, fine, coarse, HALVES[adjoint])
+    tile = bands.weight_tile(problem, 1, coarse, 1)
+    x, gradient = volumes(problem, 1, fine, coarse, HALVES[adjoint])
     check_gradients(gradients(x, gradient, problem, tile), x, gradient, problem)
 
 
@@ -231,6 +232,7 @@ def test_the_epilogue() -> None:
     torch.testing.assert_close(found.double(), expected, rtol=2**-10, atol=1e-5)
 
 
+@pytest.mark.filterwarnings(NUMPY)
 def test_a_value_that_is_not_finite_reaches_its_windows() -> None:
     problem = Problem(2, 1, (1, 7, 7), padding=(0, 3, 3))
     x = draw((1, 2, 1, 12, 32))
@@ -242,6 +244,7 @@ def test_a_value_that_is_not_finite_reaches_its_windows() -> None:
     assert torch.equal(~found[0, :, 0].isfinite(), expected)
 
 
+@pytest.mark.filterwarnings(NUMPY)
 def test_rows_of_zeros_that_fill_up_a_kernel_reach_further() -> None:
     problem = Problem(1, 1, (1, 13, 13), padding=(0, 6, 6))
     tile = Tile("mma", 1, 16, 1, 4, 16, 1)
@@ -253,6 +256,7 @@ def test_rows_of_zeros_that_fill_up_a_kernel_reach_further() -> None:
     assert rows == list(range(12 - 8, 12 + 6 + 1))
 
 
+@pytest.mark.filterwarnings(NUMPY)
 def test_a_gradient_that_is_not_finite_stays_in_its_filter() -> None:
     x, gradient = volumes(SAME, 1, (1, 6, 16), (1, 6, 16), torch.float16)
     gradient[0, 1, 0, 3, 5] = float("nan")
@@ -296,11 +300,11 @@ def test_the_checks_find_a_wrong_problem(wrong: Problem) -> None:
         (SAME, replace(SMALL, rows=64)),
         (BACK, replace(SMALL, rows=3)),
         (BACK, replace(SMALL, columns=9)),
-        (Problem(1, 1, (1, 3, 300)), SMALL),
+        (Problem(1, 1, (1, 3, 600)), SMALL),
     ],
 )
 def test_a_tile_that_does_not_fit_is_refused(problem: Problem, tile: Tile) -> None:
-    x = torch.zeros(1, problem.in_channels, 1, 4, 300, dtype=torch.float16)
+    x = torch.zeros(1, problem.in_channels, 1, 4, 600, dtype=torch.float16)
     with pytest.raises(DwrError, match="no banded form of"):
         run(problem, tile, x, (1, 4, 4))
 
@@ -331,21 +335,21 @@ def axes(most: int, least: int = 1) -> st.SearchStrategy[Triple]:
 @st.composite
 def problems(draw_from: st.DrawFn) -> Problem:
     kernel = draw_from(
-        axes(3) | st.tuples(st.just(1), st.integers(1, 12), st.integers(1, 20))
+        axes(2) | st.tuples(st.just(1), st.integers(1, 7), st.integers(1, 9))
         | st.tuples(st.just(1), st.just(1), st.integers(1, 31))
     )  # fmt: skip
     return Problem(
-        draw_from(st.integers(1, 2)), draw_from(st.integers(1, 2)), kernel, draw_from(axes(3)),
+        1, draw_from(st.integers(1, 2)), kernel, draw_from(axes(3)),
         draw_from(axes(6, -1)), draw_from(axes(3)), draw_from(st.booleans()),
         draw_from(st.booleans()),
     )  # fmt: skip
 
 
-SIZES = st.tuples(st.integers(1, 2), st.integers(1, 4), st.integers(1, 9) | st.just(16))
+SIZES = st.tuples(st.integers(1, 2), st.integers(1, 3), st.integers(1, 9) | st.just(16))
 
 
 @given(problems(), SIZES, SIZES, st.integers(1, 200), st.sampled_from(HALVES))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 def test_every_map(
     problem: Problem, spatial: Triple, size: Triple, multiprocessors: int, dtype: torch.dtype
 ) -> None:
@@ -356,7 +360,7 @@ def test_every_map(
 
 
 @given(problems(), SIZES, SIZES, st.integers(1, 200), st.sampled_from(HALVES))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_every_gradient_of_the_weight(
     problem: Problem, fine: Triple, coarse: Triple, multiprocessors: int, dtype: torch.dtype
 ) -> None:

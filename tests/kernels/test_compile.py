@@ -25,8 +25,8 @@ def checked(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
-def rows_of(shown: str) -> list[list[str]]:
-    lines = [line for line in shown.splitlines() if line.startswith("| ")]
+def rows_of(text: str) -> list[list[str]]:
+    lines = [line for line in text.splitlines() if line.startswith("| ")]
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
 
 
@@ -87,6 +87,10 @@ def row(**changes: Any) -> dict[str, Any]:
             "kernels": [kernel]}  # fmt: skip
 
 
+def shown(*rows: dict[str, Any]) -> str:
+    return "\n".join(table(rows))
+
+
 def test_instructions_of_an_output() -> None:
     assert per_output(row()) == 100 * 128 * 8 / 2048
     assert per_output(row(loop=80)) is None
@@ -97,8 +101,8 @@ def test_instructions_of_a_position() -> None:
     weight = row(loop=80) | {"direction": "grad_weight"}
     assert per_position(weight) == 10
     assert per_position(row(loop=80)) is None
-    assert "| 10.0 a position |" in table([weight])
-    assert "| loop of 80 |" in table([row(loop=80)])
+    assert "| 10.0 a position |" in shown(weight)
+    assert "| loop of 80 |" in shown(row(loop=80))
 
 
 @pytest.mark.parametrize(
@@ -124,14 +128,14 @@ def test_the_seconds_of_a_call_are_those_of_all_its_kernels() -> None:
     both = row(seconds=3.0)
     both["kernels"] *= 2
     assert "compiling took 6.0 s" in faults(both)[0]
-    assert len(rows_of(table([both]))) == 2
+    assert len(rows_of(shown(both))) == 2
 
 
 def test_a_failure_is_a_fault_and_a_row() -> None:
     failed = {k: v for k, v in row().items() if k not in ("kernels", "outputs")}
     failed["failed"] = "ValueError: no"
     assert faults(failed) == ["ValueError: no"]
-    assert rows_of(table([failed]))[0][6] == "ValueError: no"
+    assert rows_of(shown(failed))[0][6] == "ValueError: no"
 
 
 # Cases
