@@ -13,10 +13,10 @@ Products of 16-bit values are exact in float32, in which they are summed, in a f
 Zeros are not inert. An input that is not finite makes NaN of every output whose window it is in, in
 the rows that the kernel reaches from it: inside its channel (with ``reduce``, inside the channel it
 is summed into) and less than a window to the side. Where the kernel's rows are taken in parts, of
-which the last is filled up with rows of zeros, it reaches so many rows more. The maps of
-:mod:`~dwr_rewrite.kernels.gather` reach only outputs that depend on it. Neither reads what is outside
-of the input. In a gradient of the weight it spreads inside its filter only: to the taps to which it
-belongs, and to those that would pair it with a place outside of the other tensor.
+which the last is filled up with rows of zeros, it reaches so many rows more. With
+:mod:`~dwr_rewrite.kernels.gather` it reaches only outputs that depend on it. Neither reads what is
+outside of the input. In a gradient of the weight it spreads inside its filter only: to the taps to
+which it belongs, and to those that would pair it with a place outside of the other tensor.
 
 Where channels are innermost results are correct, but slow. A tensor core wants neighbours along the
 width in one register, so that every element would be a 2-byte load of its own, from a sector of 32

@@ -44,8 +44,8 @@ def banded_weight(
 ):  # fmt: skip
     """Sums TH rows of taps of a filter over one of ``splits`` shares of the positions.
 
-    A total[i, j] of a kernel row sums fine[.., i] * coarse[.., j] over boxes and their rows; each tap
-    of the kernel row is the sum of a diagonal.
+    A total[i, j] of a kernel row sums fine[.., i] * coarse[.., j] over boxes and their rows; each
+    tap of the kernel row is the sum of a diagonal.
     """
     GROUPS: tl.constexpr = (KH + TH - 1) // TH
     H: tl.constexpr = (TH, SH, 0, DH, False)

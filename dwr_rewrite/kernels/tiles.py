@@ -26,7 +26,7 @@ QUICK = 600
 few seconds."""
 
 HOISTED = 240
-"""Registers of a lane whose rows are looped over: sums, weights and lines of the input together. The
+"""Registers of a lane whose rows are looped over: sums, weights and lines of input together. The
 compiler loads all lines of a kernel row before it multiplies, and spills what is more."""
 
 HELD = 64
@@ -126,6 +126,8 @@ def _box(
         columns = [v for v in longest if in_spatial[2] % min(v, vector) == 0]
         # Columns that are no vector are loaded one by one; two of 16 bits still share a line.
         columns, room = [*columns, *_sizes(4 // itemsize, wide)], SUMS
+    # Of phases that have no room the rows are looped over.
+    high = high if high * wide <= SUMS else 1
     deep = deep if deep * high * wide <= SUMS else 1
     smallest = deep * high * columns[-1]
     boxes = [

@@ -92,8 +92,7 @@ def test_every_map_has_a_tile(
     tiles.check(problem, tile)
     assert Tile.parse(str(tile)) == tile
     box = tile.depth * tile.rows * tile.columns
-    phases = prod(problem.stride) if problem.adjoint else 1
-    assert box <= max(tiles.SUMS, problem.stride[2] if problem.adjoint else 1) or box == phases
+    assert box <= max(tiles.SUMS, problem.stride[2] if problem.adjoint else 1)
     threads = 32 * tile.warps
     assert tile.channels < threads  # else Triton moves the weights through shared memory
     assert tile.channels * tile.positions % threads == 0
