@@ -27,7 +27,7 @@ LAZY_EDGES = {
 }  # (importer, imported) to allow inside functions
 HEAVY = {"torch", "onnx", "onnxruntime", "onnx_graphsurgeon", "triton"}
 # Of the layer kernels, what is arithmetic and may be imported by every layer; the rest runs them.
-PURE = {"", "bands", "chunk", "problem", "tile", "tiles"}
+PURE = {"", "bands", "map_tiles", "problem", "tile", "tiles", "weight_tiles"}
 SHOWING = {"typer", "rich", "jinja2", "jsonschema", "matplotlib"}
 
 

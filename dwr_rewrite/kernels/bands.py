@@ -30,6 +30,9 @@ BANDS = 48
 TAPS = 100
 """Registers that a thread may have for sums of a gradient of the weight."""
 
+FEW = 4
+"""Rows of a tile that are not cut further to make more programs, for each loads others' inputs."""
+
 WARPS = 8
 """Programs, of one warp each, that should run at a time on a multiprocessor."""
 
@@ -134,15 +137,25 @@ def map_tile(problem: Problem, batch: int, size: Triple, multiprocessors: int) -
     """
     depth, step, across = problem.stride if problem.adjoint else (1, 1, 1)
     columns = _columns(problem, across)
-    flat = size[1] == 1 and step == 1
-    positions = 64 if flat else 32 if width(columns) == GROUP else CHUNK
+    one = width(columns) == GROUP
+    wanted = 64 if size[1] == 1 and step == 1 else 32 if one else CHUNK
+    positions = min(wanted, max(CHUNK, _floor(SUMS * 32 // (width(columns) * depth * step))))
     # A strided convolution's tile meets more input rows, which are code that is written out.
-    most = (10 if width(columns) == GROUP else 8) * step // problem.stride[1]
+    most = min(
+        (10 if one else 8) * step // problem.stride[1],
+        SUMS * 32 // (positions * width(columns) * depth),
+    )
     rows = _part(size[1], max(1, most), step)
     lines = batch * -(-size[0] // depth) * -(-size[2] // columns) * problem.out_channels
-    while rows > step and lines * -(-size[1] // rows) < WARPS * multiprocessors * positions:
+
+    def few() -> bool:
+        return lines * -(-size[1] // rows) // positions < WARPS * multiprocessors
+
+    while positions > CHUNK and few():
+        positions //= 2
+    while rows > max(step, FEW) and few():
         rows = _part(rows, rows - 1, step)
-    return Tile("mma", 1, positions, depth, max(rows, step), columns, 1)
+    return Tile("mma", 1, positions, depth, rows, columns, 1)
 
 
 def weight_tile(problem: Problem, batch: int, size: Triple, multiprocessors: int) -> Tile:
@@ -178,6 +191,11 @@ def _part(length: int, room: int, multiple: int) -> int:
     room = max(multiple, room // multiple * multiple)
     part = -(-length // -(-length // room))
     return -(-part // multiple) * multiple
+
+
+def _floor(n: int) -> int:
+    """The highest power of two that is not above ``n``; 0 for 0."""
+    return 1 << n.bit_length() >> 1
 
 
 def _chunks(low: int, high: int) -> int:

@@ -5,7 +5,7 @@ meets, loads each element once, and multiplies it with every tap with which it c
 box's outputs: the reuse of rows and columns of Lu et al. 2021 (TPDS 33(1)), in registers. Which
 taps those are is known when the kernel is compiled, for strides, dilation and adjoint maps alike,
 so nothing is multiplied in vain. A kernel with too many taps for that loops over its rows instead,
-and reuses columns only (:func:`~dwr_rewrite.kernels.tiles.unrolled`).
+and reuses columns only (:func:`~dwr_rewrite.kernels.map_tiles.unrolled`).
 
 Lu et al. reuse columns by warp shuffles. They are not used: on GPUs since Volta a shuffle occupies
 the same unit for as long as a load that hits the L1.
@@ -18,10 +18,10 @@ from math import prod
 from torch import Tensor
 
 from dwr_rewrite.kernels.box import gathered
+from dwr_rewrite.kernels.map_tiles import unrolled
 from dwr_rewrite.kernels.operands import Capture, accumulator, strides, vector, wide
 from dwr_rewrite.kernels.problem import Activation, Problem
 from dwr_rewrite.kernels.tile import Tile
-from dwr_rewrite.kernels.tiles import unrolled
 
 GRID = 65535
 """Programs along the second and third axis of a launch, at most."""

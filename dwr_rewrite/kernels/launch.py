@@ -134,20 +134,25 @@ def _tile(
     out_spatial: Triple, itemsize: int, innermost: bool, multiprocessors: int,
 ) -> Tile:  # fmt: skip
     """The tile of this text, or the heuristic's; remembered, for it costs more than a launch."""
-    chosen = _read(text, problem, heuristic is tiles.default) if text else None
+    chosen = _read(text) if text else None
     if chosen is not None and (chosen.method == "fma" or itemsize == 2):
+        _check(problem, chosen, tiles.check if heuristic is tiles.default else tiles.check_weight)
         return chosen  # one that was tuned for 16 bits must not forbid 32: it is only a speed
     return heuristic(problem, batch, in_spatial, out_spatial, itemsize, innermost, multiprocessors)
 
 
-def _read(text: str, problem: Problem, of_map: bool) -> Tile:
+def _read(text: str) -> Tile:
     try:
-        tile = Tile.parse(text)
-        if of_map:
-            tiles.check(problem, tile)
+        return Tile.parse(text)
     except ValueError as error:
         raise DwrError(str(error)) from error
-    return tile
+
+
+def _check(problem: Problem, tile: Tile, check: Callable[[Problem, Tile], None]) -> None:
+    try:
+        check(problem, tile)
+    except ValueError as error:
+        raise DwrError(str(error)) from error
 
 
 def _flat(weight: Tensor, problem: Problem) -> Tensor:

@@ -1,76 +1,50 @@
-"""Which tile a convolution is cut by: a rule for the first call, and what is worth measuring.
-
-The rule counts. A lane's instructions are few for each output where its box is large, for then a
-loaded element and a filter serve many outputs; the box is as large as registers, the code that is
-written out and the sizes of the layer allow, and as small as it takes to fill the device.
-"""
+"""Which tile a convolution is cut by: a rule for the first call, and what is worth measuring."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from math import prod
 
-from dwr_rewrite.kernels import bands
+from dwr_rewrite.kernels import bands, map_tiles, weight_tiles
 from dwr_rewrite.kernels.problem import Problem, Triple, triple
 from dwr_rewrite.kernels.tile import Tile
-from dwr_rewrite.kernels.weight_tiles import default_weight, is_sound
 from dwr_rewrite.workload import Workload
 
-UNROLLED = 900
-"""Products that a lane may write out one by one for each of its channels; past that a kernel's rows
-are looped over. More would compile for more than ten seconds."""
+BANDED = 25
+"""Taps from which on a map in 16 bits is multiplied on tensor cores: with as many products an
+output takes more instructions than a multiprocessor issues while the memory moves it."""
 
-QUICK = 600
-"""Products, and twice the loads, that the rule writes out: its first call has to compile within a
-few seconds."""
-
-HOISTED = 240
-"""Registers of a lane whose rows are looped over: sums, weights and lines of input together. The
-compiler loads all lines of a kernel row before it multiplies, and spills what is more."""
-
-HELD = 64
-"""Weights that a lane may hold for each of its channels; a kernel with more loops over its rows."""
-
-THREADS = 128
-"""Of a program."""
-
-SUMS = 32
-"""Outputs of a lane, for one channel: sums that stay in registers."""
-
-REGISTERS = 80
-"""Sums and weights of a lane, for all of its channels. The compiler takes about 50 more."""
-
-WASTE = 1.2
-"""Positions that boxes may cover for one that exists."""
+BANDED_WEIGHT = 49
+"""The same of a gradient of the weight, whose sums take more registers as bands."""
 
 CANDIDATES = 8
 """Tiles of a convolution that are measured, at most."""
 
-WAVES = 2
-"""Programs for each multiprocessor that fill a device."""
-
-
-def unrolled(problem: Problem, tile: Tile) -> bool:
-    """Whether a kernel's rows are written out, so that rows are reused.
-
-    An adjoint map needs a box that starts anew with its phases: a multiple of the stride.
-    """
-    whole = not (tile.depth % problem.stride[0] or tile.rows % problem.stride[1])
-    box = tile.depth * tile.rows * tile.columns
-    small = problem.taps <= HELD and problem.taps * box <= UNROLLED
-    return small and (whole or not problem.adjoint)
-
 
 def check(problem: Problem, tile: Tile) -> None:
-    """Checks that a tile can cut a problem.
+    """Checks that a tile can cut a map.
 
     Raises:
-        ValueError: its columns do not start anew with the phases of an adjoint map.
+        ValueError: it cannot: its columns do not start anew with the phases of an adjoint map, or
+            it has no room for the bands.
     """
+    if tile.method == "mma" and not bands.fits(problem, tile):
+        raise ValueError(f"tile {tile} does not fit kernel {problem.kernel} with stride "
+                         f"{problem.stride}; use another, or none")  # fmt: skip
     if problem.adjoint and tile.method == "fma" and tile.columns % problem.stride[2]:
         raise ValueError(f"tile {tile}: columns in multiples of the stride {problem.stride[2]} "
                          f"expected for an adjoint map")  # fmt: skip
+
+
+def check_weight(problem: Problem, tile: Tile) -> None:
+    """Checks that a tile can cut a gradient of the weight.
+
+    Raises:
+        ValueError: it has no room for the sums of a banded one.
+    """
+    if tile.method == "mma" and not bands.fits_weight(problem, tile):
+        raise ValueError(f"tile {tile} does not fit the gradient of a kernel {problem.kernel}; "
+                         f"use another, or none")  # fmt: skip
 
 
 def default(
@@ -88,130 +62,25 @@ def default(
         channels_last: channels lie side by side; otherwise columns do.
         multiprocessors: of the device.
     """
-    lengths = out_spatial
-    box = _box(problem, in_spatial, lengths, itemsize, channels_last)
-    tile = _cut(problem, box, lengths, itemsize, channels_last)
-    while programs(problem, batch, lengths, tile) < WAVES * multiprocessors:
-        smaller = _smaller(box, _phases(problem))
-        if smaller == box:
-            break
-        box, tile = smaller, _cut(problem, smaller, lengths, itemsize, channels_last)
-    check(problem, tile)
-    return tile
+    if not channels_last and problem.taps >= BANDED and bands.supports(problem, itemsize):
+        return bands.map_tile(problem, batch, out_spatial, multiprocessors)
+    return map_tiles.default_map(
+        problem, batch, in_spatial, out_spatial, itemsize, channels_last, multiprocessors
+    )
 
 
-def programs(problem: Problem, batch: int, out_spatial: Triple, tile: Tile) -> int:
-    """How many programs share a map."""
-    depth, height, width = out_spatial
-    lanes = -(-height // tile.rows) * -(-width // tile.columns)
-    blocks = -(-depth // tile.depth) * -(-lanes // tile.positions)
-    return batch * blocks * -(-problem.out_channels // tile.channels)
-
-
-def _phases(problem: Problem) -> Triple:
-    """What a box has to be a multiple of for its rows to be written out."""
-    return problem.stride if problem.adjoint else (1, 1, 1)
-
-
-def _box(
-    problem: Problem, in_spatial: Triple, out_spatial: Triple, itemsize: int, channels_last: bool
-) -> Triple:
-    """Depth, rows and columns of a lane, on a device that is easily filled."""
-    deep, high, wide = _phases(problem)
-    vector, flat = 16 // itemsize, out_spatial[1] == 1
-    if channels_last:
-        columns, room = _sizes(8 if flat else 4, wide), 8
-    else:
-        longest = [v for v in _sizes(vector * (2 if flat else 1), wide) if v > 1]
-        columns = [v for v in longest if in_spatial[2] % min(v, vector) == 0]
-        # Columns that are no vector are loaded one by one; two of 16 bits still share a line.
-        columns, room = [*columns, *_sizes(4 // itemsize, wide)], SUMS
-    # Of phases that have no room the rows are looped over.
-    high = high if high * wide <= SUMS else 1
-    deep = deep if deep * high * wide <= SUMS else 1
-    smallest = deep * high * columns[-1]
-    boxes = [
-        (deep, r, c)
-        for c in _covering(columns, out_spatial[2])
-        for r in _covering([r for r in (8, 7, 4, 2, 1) if r % high == 0] or [1], out_spatial[1])
-        if deep * r * c <= max(room, smallest) and _written(problem, (deep, r, c)) <= QUICK
-    ]  # fmt: skip
-    return min(boxes, key=lambda box: _loads(problem, box), default=(1, 1, columns[-1]))
-
-
-def _products(problem: Problem, box: Triple) -> int:
-    """That are written out: all, or those of one row of the kernel."""
-    whole = unrolled(problem, Tile("fma", 1, 1, *box))
-    return prod(box) * (problem.taps if whole else problem.kernel[2])
-
-
-def _met(problem: Problem, box: Triple) -> Triple:
-    """Elements along each axis that a lane loads for its box.
-
-    Where a kernel's rows are looped over, those of one of them, for every row of the box.
-    """
-    reach = [d * (k - 1) for k, d in zip(problem.kernel, problem.dilation, strict=True)]
-    if problem.adjoint:
-        met = [max(1, (b + r) // s) for b, r, s in zip(box, reach, problem.stride, strict=True)]
-    else:
-        met = [(b - 1) * s + r + 1 for b, r, s in zip(box, reach, problem.stride, strict=True)]
-    if not unrolled(problem, Tile("fma", 1, 1, *box)):
-        met[:2] = box[:2]
-    return triple(met)
-
-
-def _written(problem: Problem, box: Triple) -> int:
-    """What compiling takes: products that are written out, and loads, which take twice as long."""
-    return _products(problem, box) + 2 * prod(_met(problem, box))
-
-
-def _loads(problem: Problem, box: Triple) -> float:
-    """Elements and weights that a lane loads for each output of its box."""
-    whole = unrolled(problem, Tile("fma", 1, 1, *box))
-    rows = 1 if whole else problem.kernel[0] * problem.kernel[1]
-    return (rows * prod(_met(problem, box)) + problem.taps) / prod(box)
-
-
-def _cut(
-    problem: Problem, box: Triple, out_spatial: Triple, itemsize: int, channels_last: bool
-) -> Tile:
-    """The tile with this box: lanes along what is contiguous."""
-    sums = prod(box)
-    if not channels_last:
-        lanes = -(-out_spatial[1] // box[1]) * -(-out_spatial[2] // box[2])
-        positions = min((128, 64, 32, 16), key=lambda size: -(-lanes // size) * size)
-        return Tile("fma", THREADS // positions, positions, *box)
-    whole = unrolled(problem, Tile("fma", 1, 1, *box))
-    weights = problem.taps if whole else problem.kernel[2]
-    vector = 16 // itemsize
-    while vector > 1 and vector * (sums + weights) > REGISTERS:
-        vector //= 2
-    channels = min(THREADS // 2, max(vector, 1 << (problem.out_channels - 1).bit_length()))
-    return Tile("fma", channels, THREADS * vector // channels, *box)
-
-
-def _sizes(longest: int, phase: int) -> list[int]:
-    """Phase * 2^i up to the longest, which comes first; at least the phase."""
-    found = [phase]
-    while found[0] * 2 <= longest:
-        found.insert(0, found[0] * 2)
-    return found
-
-
-def _covering(sizes: list[int], length: int) -> list[int]:
-    """The sizes that cover a length with little waste; the last where none does."""
-    return [n for n in sizes if -(-length // n) * n <= WASTE * length] or sizes[-1:]
-
-
-def _smaller(box: Triple, phases: Triple) -> Triple:
-    """A box with half the rows, or half the columns; the same if it is the smallest."""
-    deep, rows, columns = box
-    for fewer in (4, 2, 1):
-        if fewer < rows and fewer % phases[1] == 0:
-            return deep, fewer, columns
-    if columns % (2 * phases[2]) == 0:
-        return deep, rows, columns // 2
-    return box
+def default_weight(
+    problem: Problem, batch: int, in_spatial: Triple, out_spatial: Triple, itemsize: int,
+    channels_last: bool, multiprocessors: int,
+) -> Tile:  # fmt: skip
+    """The tile of a gradient of the weight that was never measured; arguments as of a map's."""
+    banded = problem.taps >= BANDED_WEIGHT and bands.supports_weight(problem, itemsize)
+    if banded and not channels_last:
+        coarse = in_spatial if problem.adjoint else out_spatial
+        return bands.weight_tile(problem, batch, coarse, multiprocessors)
+    return weight_tiles.default_weight(
+        problem, batch, in_spatial, out_spatial, itemsize, channels_last, multiprocessors
+    )
 
 
 def candidates(workload: Workload, multiprocessors: int) -> tuple[Tile, ...]:
@@ -224,24 +93,25 @@ def candidates(workload: Workload, multiprocessors: int) -> tuple[Tile, ...]:
         workload: the convolution, in one direction.
         multiprocessors: of the device.
     """
-    problem, in_spatial, out_spatial = question(workload)
-    sizes = (workload.batch, in_spatial, out_spatial, workload.itemsize)
+    problem, inside, outside = question(workload)
+    batch, itemsize = workload.batch, workload.itemsize
     last = workload.layout == "channels_last"
+    sizes = (problem, batch, inside, outside, itemsize, last, multiprocessors)
     if workload.direction == "grad_weight":
-        first = default_weight(problem, *sizes, last, multiprocessors)
-        coarse = in_spatial if problem.adjoint else out_spatial
+        coarse = inside if problem.adjoint else outside
+        first, ordinary = default_weight(*sizes), weight_tiles.default_weight(*sizes)
+        banded = bands.supports_weight(problem, itemsize)
+        made = bands.weight_tile(problem, batch, coarse, multiprocessors)
         around = [
-            tile for tile in _around(first, coarse)
-            if is_sound(problem, tile, in_spatial, out_spatial, workload.itemsize, last)
+            tile for tile in _around(ordinary, coarse)
+            if weight_tiles.is_sound(problem, tile, inside, outside, itemsize, last)
         ]  # fmt: skip
-        banded = bands.supports_weight(problem, workload.itemsize)
-        made = bands.weight_tile(problem, workload.batch, coarse, multiprocessors)
     else:
-        first = default(problem, *sizes, last, multiprocessors)
-        around = [tile for tile in _around(first, out_spatial) if _is_sound(problem, tile)]
-        banded = bands.supports(problem, workload.itemsize)
-        made = bands.map_tile(problem, workload.batch, out_spatial, multiprocessors)
-    found = [first, *([made] if banded and not last else []), *around]
+        first, ordinary = default(*sizes), map_tiles.default_map(*sizes)
+        banded = bands.supports(problem, itemsize)
+        made = bands.map_tile(problem, batch, outside, multiprocessors)
+        around = [t for t in _around(ordinary, outside) if map_tiles.is_sound(problem, t)]
+    found = [first, *([made] if banded and not last else []), ordinary, *around]
     return tuple(dict.fromkeys(found))[:CANDIDATES]
 
 
@@ -259,18 +129,6 @@ def _around(tile: Tile, lengths: Triple) -> Iterator[Tile]:
     yield replace(tile, positions=2 * tile.positions, warps=2 * tile.warps)
     if tile.channels < 16 * tile.warps and tile.positions > 1:
         yield replace(tile, positions=tile.positions // 2, warps=tile.warps // 2)
-
-
-def _is_sound(problem: Problem, tile: Tile) -> bool:
-    """Whether a tile around the rule's has room in registers, and starts with its phases."""
-    box = (tile.depth, tile.rows, tile.columns)
-    if any(n % s for n, s in zip(box, _phases(problem), strict=True)):
-        return False
-    together = max(1, tile.channels * tile.positions // (32 * tile.warps))
-    lines = 0 if unrolled(problem, tile) else prod(_met(problem, box)) + problem.kernel[2]
-    sums = prod(box) * together
-    room = sums <= 2 * SUMS and sums + lines * together <= HOISTED
-    return room and _products(problem, box) <= UNROLLED
 
 
 def question(workload: Workload) -> tuple[Problem, Triple, Triple]:

@@ -328,44 +328,74 @@ def test_every_square_kernel_is_supported(k: int) -> None:
         assert bands.supports_weight(problem, 2) or k > 31
 
 
-def axes(most: int, least: int = 1) -> st.SearchStrategy[Triple]:
-    return st.tuples(*[st.integers(least, most)] * 3)
+@st.composite
+def problems(draw_from: st.DrawFn) -> Problem:
+    """Any problem that pads by at most half of what its kernel spans, so that outputs are not 0."""
+
+    def axes(values: st.SearchStrategy[int]) -> Triple:
+        return draw_from(st.tuples(values, values, values))
+
+    kernel = draw_from(
+        st.tuples(*[st.integers(1, 2)] * 3)
+        | st.tuples(st.just(1), st.integers(1, 7), st.integers(1, 9))
+        | st.tuples(st.just(1), st.just(1), st.integers(1, 31))
+    )  # fmt: skip
+    dilation, stride = axes(st.integers(1, 3)), axes(st.integers(1, 3))
+    spans = [d * (k - 1) + 1 for d, k in zip(dilation, kernel, strict=True)]
+    depth, height, width = (draw_from(st.integers(min(0, 3 - n), n // 2)) for n in spans)
+    adjoint, reduce = draw_from(st.sampled_from(FORMS))
+    return Problem(
+        1, draw_from(st.integers(1, 2)), kernel, stride, (depth, height, width), dilation, adjoint,
+        reduce,
+    )  # fmt: skip
 
 
 @st.composite
-def problems(draw_from: st.DrawFn) -> Problem:
-    kernel = draw_from(
-        axes(2) | st.tuples(st.just(1), st.integers(1, 7), st.integers(1, 9))
-        | st.tuples(st.just(1), st.just(1), st.integers(1, 31))
-    )  # fmt: skip
-    return Problem(
-        1, draw_from(st.integers(1, 2)), kernel, draw_from(axes(3)),
-        draw_from(axes(6, -1)), draw_from(axes(3)), draw_from(st.booleans()),
-        draw_from(st.booleans()),
-    )  # fmt: skip
+def sizes(draw_from: st.DrawFn, problem: Problem) -> tuple[Triple, Triple]:
+    """Of the input and output, which may be larger or smaller than that of equal padding."""
+    spatial = draw_from(
+        st.tuples(st.integers(1, 2), st.integers(1, 5), st.integers(1, 13) | st.just(16))
+    )
+    more = draw_from(st.tuples(*[st.integers(-1, 2)] * 3))
+    size = [max(1, n + m) for n, m in zip(output_size(problem, spatial), more, strict=True)]
+    assume(max(size) <= 40)
+    depth, height, width = size
+    return spatial, (depth, height, width)
 
 
-SIZES = st.tuples(st.integers(1, 2), st.integers(1, 3), st.integers(1, 9) | st.just(16))
-
-
-@given(problems(), SIZES, SIZES, st.integers(1, 200), st.sampled_from(HALVES))
+@given(st.data(), problems(), st.integers(1, 200), st.sampled_from(HALVES))
 @settings(max_examples=20, deadline=None)
 def test_every_map(
-    problem: Problem, spatial: Triple, size: Triple, multiprocessors: int, dtype: torch.dtype
+    data: st.DataObject, problem: Problem, multiprocessors: int, dtype: torch.dtype
 ) -> None:
-    """Both sizes are free, since what lies behind an input is not told."""
     assume(bands.supports(problem, 2))
+    spatial, size = data.draw(sizes(problem))
     tile = bands.map_tile(problem, 2, size, multiprocessors)
     check(problem, tile, draw((2, problem.in_channels, *spatial), dtype), size)
 
 
-@given(problems(), SIZES, SIZES, st.integers(1, 200), st.sampled_from(HALVES))
+@given(st.data(), problems(), st.integers(1, 200), st.sampled_from(HALVES))
 @settings(max_examples=15, deadline=None)
 def test_every_gradient_of_the_weight(
-    problem: Problem, fine: Triple, coarse: Triple, multiprocessors: int, dtype: torch.dtype
+    data: st.DataObject, problem: Problem, multiprocessors: int, dtype: torch.dtype
 ) -> None:
     problem = replace(problem, reduce=False)
     assume(bands.supports_weight(problem, 2))
+    fine, coarse = data.draw(sizes(replace(problem, adjoint=False)))
     x, gradient = volumes(problem, 2, fine, coarse, dtype)
     tile = bands.weight_tile(problem, 2, coarse, multiprocessors)
     check_gradients(gradients(x, gradient, problem, tile), x, gradient, problem)
+
+
+LENGTHS = st.tuples(*[st.integers(1, 300)] * 3)
+
+
+@given(problems(), LENGTHS, st.integers(1, 64), st.integers(1, 200))
+@settings(max_examples=300, deadline=None)
+def test_what_is_supported_has_a_tile_at_every_size(
+    problem: Problem, size: Triple, batch: int, multiprocessors: int
+) -> None:
+    if bands.supports(problem, 2):
+        assert bands.fits(problem, bands.map_tile(problem, batch, size, multiprocessors))
+    if bands.supports_weight(problem, 2):
+        assert bands.fits_weight(problem, bands.weight_tile(problem, batch, size, multiprocessors))
