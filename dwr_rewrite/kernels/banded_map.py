@@ -5,35 +5,16 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from dwr_rewrite.kernels.common import activate, first, last, put, tap
+from dwr_rewrite.kernels.common import activate, first, last, meets, put, tap
 
-# An axis is the tuple (taps, stride, padding, dilation, adjoint), known when a kernel is compiled.
 AWAY = tl.constexpr(-(1 << 30))
-
-
-@triton.constexpr_function
-def _low(outputs, axis):
-    """The lowest input offset that a box may need."""
-    return first(outputs, *axis)
-
-
-@triton.constexpr_function
-def _high(outputs, axis):
-    """The highest one."""
-    return last(outputs, *axis)
 
 
 @triton.constexpr_function
 def _filter_row(e, a, i, rows, depth, height):
     """The row of the filter with which input row (e, a) counts for row i of a box; -1 for none."""
-    kd, kh = tap(e, i // rows, *depth), tap(a, i % rows, *height)
+    kd, kh = tap(e, i // rows, depth), tap(a, i % rows, height)
     return kd * height[0] + kh if kd >= 0 and kh >= 0 else -1
-
-
-@triton.constexpr_function
-def _meets(offset, outputs, axis):
-    """Whether an input offset counts for some output."""
-    return any(tap(offset, out, *axis) >= 0 for out in range(outputs))
 
 
 @triton.jit
@@ -138,12 +119,12 @@ def _taps(
         known = (KH % H[0] == 0) | (kh + t % H[0] < KH)
         for q in tl.static_range(CHUNKS):
             band = band + (_band(at, known, FIRST + 16 * q, W, N, VEC),)
-    for e in tl.static_range(_low(RD, D), _high(RD, D) + 1):
-        if _meets(e, RD, D):
+    for e in tl.static_range(first(RD, D), last(RD, D) + 1):
+        if meets(e, 1, RD, D):
             deep = exists & (idd + e >= 0) & (idd + e < DI)
             rows = _rows(ih, deep, iw, WI, CHUNKS, VEC)
-            for a in tl.static_range(_low(R, H), _high(R, H) + 1):
-                if _meets(a, R, H):
+            for a in tl.static_range(first(R, H), last(R, H) + 1):
+                if meets(a, 1, R, H):
                     for q in tl.static_range(CHUNKS):
                         part = _chunk(x + (e * xs_d + a * xs_h), rows, a, HI, q, xs_w, VEC)
                         for i in tl.static_range(RD * R):

@@ -6,27 +6,7 @@ import triton
 import triton.language as tl
 
 from dwr_rewrite.kernels.banded_map import AWAY, product
-from dwr_rewrite.kernels.common import last, put, tap
-
-# An axis is the tuple (taps, stride, padding, dilation, adjoint), known when a kernel is compiled.
-
-
-@triton.constexpr_function
-def _high(outputs, axis):
-    """The highest fine row that a box of outputs needs, counted from that of its first tap."""
-    return last(outputs, *axis)
-
-
-@triton.constexpr_function
-def _tap(offset, out, axis):
-    """The tap with which a fine row meets a row of the box; -1 for none."""
-    return tap(offset, out, *axis)
-
-
-@triton.constexpr_function
-def _meets(offset, outputs, axis):
-    """Whether a fine row meets some row of the box."""
-    return any(tap(offset, out, *axis) >= 0 for out in range(outputs))
+from dwr_rewrite.kernels.common import last, meets, put, tap
 
 
 @triton.jit
@@ -87,16 +67,16 @@ def banded_weight(
             inside = exists & (w + 16 * q + i >= 0) & (w + 16 * q + i < WF)
             places = places + (tl.where(inside, h, AWAY),)
         at = fine_ptr + (n * fs_n + d * fs_d + h * fs_h + (w + i) * fs_w)
-        for a in tl.static_range(_high(R, H) + 1):
-            if _meets(a, R, H):
+        for a in tl.static_range(last(R, H) + 1):
+            if meets(a, 1, R, H):
                 for q in tl.static_range(CHUNKS):
                     inside = (places[q] + a).to(tl.uint32, bitcast=True) < HF
                     x = tl.load(at + (a * fs_h + 16 * q * fs_w), mask=inside, other=0)
                     for r in tl.static_range(R):
-                        if _tap(a, r, H) >= 0:
-                            value = totals[_tap(a, r, H) * CHUNKS + q]
+                        if tap(a, r, H) >= 0:
+                            value = totals[tap(a, r, H) * CHUNKS + q]
                             value = product(tl.trans(x), rows[r], value, INTERPRETED)
-                            totals = put(totals, _tap(a, r, H) * CHUNKS + q, value)
+                            totals = put(totals, tap(a, r, H) * CHUNKS + q, value)
     reach = tl.trans(i) + FIRST + PW - j * SW
     out = part_ptr + (split * filters + f) * (KD * KH * KW) + kd * (KH * KW)
     for t in range(KW):

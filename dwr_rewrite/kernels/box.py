@@ -5,39 +5,13 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from dwr_rewrite.kernels.common import activate, first, last, tap
-
-# An axis is the tuple (taps, stride, padding, dilation, adjoint), known when a kernel is compiled.
-
-
-@triton.constexpr_function
-def _low(outputs, axis):
-    """The lowest input offset that a box may need."""
-    return first(outputs, *axis)
-
-
-@triton.constexpr_function
-def _high(outputs, axis):
-    """The highest one."""
-    return last(outputs, *axis)
-
-
-@triton.constexpr_function
-def _tap(offset, out, axis):
-    """The tap with which an input offset counts for an output of the box; -1 for none."""
-    return tap(offset, out, *axis)
-
-
-@triton.constexpr_function
-def _meets(offset, outputs, axis):
-    """Whether an input offset counts for some output."""
-    return any(tap(offset, out, *axis) >= 0 for out in range(outputs))
+from dwr_rewrite.kernels.common import activate, first, last, meets, split, tap
 
 
 @triton.constexpr_function
 def _as_vector(group, VEC, outputs, axis):
     """Whether several elements of a vector count: one alone is loaded alone."""
-    counts = [_meets(group * VEC + i, outputs, axis) for i in range(VEC)]
+    counts = [meets(group * VEC + i, 1, outputs, axis) for i in range(VEC)]
     return sum(map(bool, counts)) > 1
 
 
@@ -48,26 +22,7 @@ def _place(out, t, outputs, axis):
     reach = out + padding - t * dilation if adjoint else out * stride + t * dilation - padding
     if adjoint and reach % stride:
         return -1
-    return (reach // stride if adjoint else reach) - first(outputs, *axis)
-
-
-@triton.jit
-def _split(x):
-    """[BC, BP, V] -> V tensors [BC, BP], for V = 2, 4 or 8."""
-    V: tl.constexpr = x.shape[2]
-    if V == 2:
-        a, b = tl.split(x)
-        return (a, b)
-    else:
-        even, odd = tl.split(tl.reshape(x, [x.shape[0], x.shape[1], V // 2, 2]))
-        if V == 4:
-            a, c = tl.split(even)
-            b, d = tl.split(odd)
-            return (a, b, c, d)
-        else:
-            a, c, e, g = _split(even)
-            b, d, f, h = _split(odd)
-            return (a, b, c, d, e, f, g, h)
+    return (reach // stride if adjoint else reach) - first(outputs, axis)
 
 
 @triton.jit
@@ -91,16 +46,16 @@ def _line(
     vectors are loaded, WI and the start of a row are multiples of VEC: one predicate does for all.
     """
     line = ()
-    for group in tl.static_range(_low(V, W) // VEC, _high(V, W) // VEC + 1):
+    for group in tl.static_range(first(V, W) // VEC, last(V, W) // VEC + 1):
         inside = row & ((iw + group * VEC).to(tl.uint32, bitcast=True) < WI)
         if _as_vector(group, VEC, V, W):
             at = (x + group * VEC)[:, :, None] + tl.arange(0, VEC)[None, None, :]
-            found = _split(tl.load(at, mask=inside[:, :, None], other=0).to(ACC))
+            found = split(tl.load(at, mask=inside[:, :, None], other=0).to(ACC))
         for i in tl.static_range(VEC):
-            if group * VEC + i >= _low(V, W) and group * VEC + i <= _high(V, W):
+            if group * VEC + i >= first(V, W) and group * VEC + i <= last(V, W):
                 if _as_vector(group, VEC, V, W):
                     line = line + (found[i],)
-                elif _meets(group * VEC + i, V, W):
+                elif meets(group * VEC + i, 1, V, W):
                     at = x + (group * VEC + i) * xs_w
                     line = line + (tl.load(at, mask=inside, other=0).to(ACC),)
                 else:
@@ -138,21 +93,21 @@ def _unrolled(
 ):  # fmt: skip
     """Every input row of the box once, for all outputs and taps that it meets."""
     filters = _filters(w_ptr, D[0] * H[0] * W[0], known, ACC)
-    for e in tl.static_range(_low(RD, D), _high(RD, D) + 1):
-        for a in tl.static_range(_low(R, H), _high(R, H) + 1):
-            if _meets(e, RD, D) and _meets(a, R, H):
+    for e in tl.static_range(first(RD, D), last(RD, D) + 1):
+        for a in tl.static_range(first(R, H), last(R, H) + 1):
+            if meets(e, 1, RD, D) and meets(a, 1, R, H):
                 row = exists & ((idd + e).to(tl.uint32, bitcast=True) < DI)
                 row = row & ((ih + a).to(tl.uint32, bitcast=True) < HI)
                 line = _line(x + e * xs_d + a * xs_h, row, iw, WI, xs_w, W, V, VEC, ACC)
                 found = ()
                 for i in tl.static_range(RD * R):
-                    if _tap(e, i // R, D) >= 0 and _tap(a, i % R, H) >= 0:
+                    if tap(e, i // R, D) >= 0 and tap(a, i % R, H) >= 0:
                         found = found + _row(
                             sums,
                             line,
                             filters,
                             i * V,
-                            (_tap(e, i // R, D) * H[0] + _tap(a, i % R, H)) * W[0],
+                            (tap(e, i // R, D) * H[0] + tap(a, i % R, H)) * W[0],
                             W,
                             V,
                         )

@@ -1,4 +1,9 @@
-"""What the kernels share: static tap arithmetic, register tiles as tuples, the epilogue."""
+"""What the kernels share: static tap arithmetic, register tiles as tuples, the epilogue.
+
+An axis is the tuple (taps, stride, padding, dilation, adjoint), known when a kernel is compiled.
+Offsets and outputs are counted from the origin of a box of outputs: output o0, which is a multiple
+of the stride if the map is adjoint, and input o0 * stride, or o0 / stride.
+"""
 
 from __future__ import annotations
 
@@ -7,35 +12,59 @@ import triton.language as tl
 
 
 @triton.constexpr_function
-def tap(offset, out, kernel, stride, padding, dilation, adjoint):
-    """The tap with which the input at ``offset`` counts for output ``out``; -1 for none.
-
-    Both are counted from a tile's origin: output o0 (a multiple of the stride, if ``adjoint``) and
-    input o0 * stride, or o0 / stride.
-    """
+def tap(offset, out, axis):
+    """The tap with which the input at ``offset`` counts for output ``out``; -1 for none."""
+    taps, stride, padding, dilation, adjoint = axis
     reach = out + padding - offset * stride if adjoint else offset + padding - out * stride
-    whole = reach % dilation == 0 and 0 <= reach // dilation < kernel
+    whole = reach % dilation == 0 and 0 <= reach // dilation < taps
     return reach // dilation if whole else -1
 
 
 @triton.constexpr_function
-def first(outputs, kernel, stride, padding, dilation, adjoint):
-    """The lowest input offset that a tile of ``outputs`` may need."""
-    return -((dilation * (kernel - 1) - padding) // stride) if adjoint else -padding
+def first(outputs, axis):
+    """The lowest input offset that a box of ``outputs`` may need."""
+    taps, stride, padding, dilation, adjoint = axis
+    return -((dilation * (taps - 1) - padding) // stride) if adjoint else -padding
 
 
 @triton.constexpr_function
-def last(outputs, kernel, stride, padding, dilation, adjoint):
+def last(outputs, axis):
     """The highest one, which counts."""
+    taps, stride, padding, dilation, adjoint = axis
     if adjoint:
         return (outputs - 1 + padding) // stride
-    return (outputs - 1) * stride + dilation * (kernel - 1) - padding
+    return (outputs - 1) * stride + dilation * (taps - 1) - padding
+
+
+@triton.constexpr_function
+def meets(offset, width, outputs, axis):
+    """Whether one of ``width`` input offsets counts for some output."""
+    return any(
+        tap(at, out, axis) >= 0 for at in range(offset, offset + width) for out in range(outputs)
+    )
 
 
 @triton.jit
 def put(items, i: tl.constexpr, value):
     """A tuple with ``value`` in place of its item ``i``."""
     return items[:i] + (value,) + items[i + 1 :]
+
+
+@triton.jit
+def split(x):
+    """[BC, BP, V] as V tensors [BC, BP], for a power of two from 2 on."""
+    V: tl.constexpr = x.shape[2]
+    if V == 2:
+        a, b = tl.split(x)
+        return (a, b)
+    else:
+        even, odd = tl.split(tl.reshape(x, [x.shape[0], x.shape[1], V // 2, 2]))
+        evens = split(even)
+        odds = split(odd)
+        items = ()
+        for i in tl.static_range(V // 2):
+            items = items + (evens[i], odds[i])
+        return items
 
 
 @triton.jit

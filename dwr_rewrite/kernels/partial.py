@@ -11,30 +11,10 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from dwr_rewrite.kernels.common import last, tap
+from dwr_rewrite.kernels.common import last, meets, split, tap
 
-# An axis is the tuple (taps, stride, 0, dilation, False), known when a kernel is compiled. Offsets
-# count from the fine position that a lane's first coarse value meets with a program's first tap.
-
-
-@triton.constexpr_function
-def _tap(offset, out, axis):
-    """The tap with which a fine offset meets a coarse value of the box; -1 for none."""
-    return tap(offset, out, *axis)
-
-
-@triton.constexpr_function
-def _meets(offset, width, outputs, axis):
-    """Whether one of ``width`` fine offsets meets some coarse value of the box."""
-    return any(
-        tap(at, out, *axis) >= 0 for at in range(offset, offset + width) for out in range(outputs)
-    )
-
-
-@triton.constexpr_function
-def _high(outputs, axis):
-    """The highest fine offset that the box meets."""
-    return last(outputs, *axis)
+# The coarse side stands for outputs. Offsets count from the fine place that a lane's first coarse
+# value meets with a program's first tap, so an axis here is (taps, stride, 0, dilation, False).
 
 
 @triton.jit
@@ -47,23 +27,6 @@ def _widen(x, ACC: tl.constexpr):
 
 
 @triton.jit
-def _split(x):
-    """[BC, BP, V] as V tensors [BC, BP], for a power of two from 2 on."""
-    V: tl.constexpr = x.shape[2]
-    if V == 2:
-        a, b = tl.split(x)
-        return (a, b)
-    else:
-        even, odd = tl.split(tl.reshape(x, [x.shape[0], x.shape[1], V // 2, 2]))
-        evens = _split(even)
-        odds = _split(odd)
-        items = ()
-        for i in tl.static_range(V // 2):
-            items = items + (evens[i], odds[i])
-        return items
-
-
-@triton.jit
 def _read(at, row, group, groups, step, VEC: tl.constexpr, ACC: tl.constexpr):
     """VEC neighbours of a row, a tuple; zeros where there is no row or it has no such group."""
     inside = row & (group.to(tl.uint32) < groups)
@@ -71,7 +34,7 @@ def _read(at, row, group, groups, step, VEC: tl.constexpr, ACC: tl.constexpr):
         return (_widen(tl.load(at, mask=inside, other=0), ACC),)
     else:
         at = at[:, :, None] + tl.arange(0, VEC)[None, None, :] * step
-        return _split(_widen(tl.load(at, mask=inside[:, :, None], other=0), ACC))
+        return split(_widen(tl.load(at, mask=inside[:, :, None], other=0), ACC))
 
 
 @triton.jit
@@ -81,8 +44,8 @@ def _line(
 ):  # fmt: skip
     """The fine values of a row that a row of the box meets, from offset -SKEW on."""
     line = ()
-    for u in tl.static_range((SKEW + _high(V, W)) // VEC + 1):
-        if _meets(u * VEC - SKEW, VEC, V, W):
+    for u in tl.static_range((SKEW + last(V, W)) // VEC + 1):
+        if meets(u * VEC - SKEW, VEC, V, W):
             line = line + _read(at + u * VEC * step, row, group + u, groups, step, VEC, ACC)
         else:
             for _ in tl.static_range(VEC):
@@ -189,18 +152,18 @@ def partial(
         fd, fh = d * (RD * SD) + (kd * DD - pd), h * (R * SH) + (kh * DH - ph)
         fw = w * (V * SW // VEC) + (kw * DW // VEC - pw)
         at = n * fs_n + fd * fs_d + fh * fs_h + fw * VEC * fs_w
-        for e in tl.static_range(_high(RD, D) + 1):
-            for a in tl.static_range(_high(R, H) + 1):
-                if _meets(e, 1, RD, D) and _meets(a, 1, R, H):
+        for e in tl.static_range(last(RD, D) + 1):
+            for a in tl.static_range(last(R, H) + 1):
+                if meets(e, 1, RD, D) and meets(a, 1, R, H):
                     row = exists & ((fd + e).to(tl.uint32) < FD)
                     row = row & ((fh + a).to(tl.uint32) < FH)
                     row_at = fine_ptr + (at + e * fs_d + a * fs_h)
                     line = _line(row_at, row, fw, FW, fs_w, V, W, SKEW, VEC, ACC)
                     for i in tl.static_range(RD * R):
-                        if _tap(e, i // R, D) >= 0 and _tap(a, i % R, H) >= 0:
+                        if tap(e, i // R, D) >= 0 and tap(a, i % R, H) >= 0:
                             sums = _row(
                                 sums, values, line, i * V,
-                                (_tap(e, i // R, D) * TH + _tap(a, i % R, H)) * TW, V, W, SKEW,
+                                (tap(e, i // R, D) * TH + tap(a, i % R, H)) * TW, V, W, SKEW,
                             )  # fmt: skip
         w, over = _carry(w + step_w, lanes_w)
         h, over = _carry(h + step_h + over, lanes_h)
