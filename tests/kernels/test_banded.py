@@ -3,7 +3,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import replace
-from itertools import product
 from typing import Any
 
 import pytest
@@ -17,10 +16,7 @@ from dwr_rewrite.kernels import banded, bands
 from dwr_rewrite.kernels.problem import Problem, Triple
 from dwr_rewrite.kernels.tile import Tile
 from tests.kernels.maps import assert_close, error_bound, reference
-from tests.kernels.test_weight import check as check_gradients
-from tests.kernels.test_weight import volumes
 
-Gradients = tuple[Tensor, Tensor | None]
 HALVES = (torch.float16, torch.bfloat16)
 NUMPY = "ignore:invalid value encountered:RuntimeWarning"  # of the interpreter's products
 
@@ -53,10 +49,7 @@ def run(
 
 
 def check(problem: Problem, tile: Tile, x: Tensor, size: Triple, out: Tensor | None = None) -> None:
-    """Fails where an output is further from float64 than sums of that many products can be.
-
-    The zeros of a band are products too, which are exact and whose sums are not rounded.
-    """
+    """The zeros of a band are products too, but exact ones, whose sums are not rounded."""
     found, weight = run(problem, tile, x, size, out=out)
     expected = reference(x, weight, size, problem)
     products = reference(x.abs(), weight.abs(), size, problem)
@@ -77,16 +70,6 @@ def output_size(problem: Problem, spatial: Triple) -> Triple:
     return depth, height, width
 
 
-def gradients(x: Tensor, gradient: Tensor, problem: Problem, tile: Tile) -> Gradients:
-    """What the kernels find, in outputs that were NaN."""
-    filters = problem.groups * problem.multiplier
-    out = x.new_full((filters, problem.taps), torch.nan)
-    bias = None if problem.adjoint else x.new_full((filters,), torch.nan)
-    banded.run_weight(x, gradient, out, bias, problem, tile, lambda kernel: kernel)
-    return out, bias
-
-
-# (kernel, stride, padding, dilation, input's spatial lengths)
 GEOMETRIES: dict[str, tuple[Triple, Triple, Triple, Triple, Triple]] = {
     "3x3": ((1, 3, 3), (1, 1, 1), (0, 1, 1), (1, 1, 1), (1, 5, 9)),
     "7x7, pairs": ((1, 7, 7), (1, 1, 1), (0, 3, 3), (1, 1, 1), (1, 8, 14)),
@@ -123,19 +106,6 @@ def test_a_map_is_its_definition(name: str, adjoint: bool, reduce: bool) -> None
     check(problem, tile, draw((1, problem.in_channels, *spatial), dtype), size)
 
 
-@pytest.mark.parametrize("adjoint", [False, True])
-@pytest.mark.parametrize("name", GEOMETRIES)
-def test_a_gradient_of_the_weight_is_its_definition(name: str, adjoint: bool) -> None:
-    kernel, stride, padding, dilation, fine = GEOMETRIES[name]
-    m = 1 if math.prod(kernel) > 20 else 2
-    problem = Problem(1, m, kernel, stride, padding, dilation, adjoint)
-    coarse = output_size(replace(problem, adjoint=False), fine)
-    assert bands.supports_weight(problem, 2)
-    tile = bands.weight_tile(problem, 1, coarse, 1)
-    x, gradient = volumes(problem, 1, fine, coarse, HALVES[adjoint])
-    check_gradients(gradients(x, gradient, problem, tile), x, gradient, problem)
-
-
 CONV = Problem(2, 1, (1, 3, 3), (1, 2, 2), (0, 1, 1))
 BACK = replace(CONV, adjoint=True, reduce=True)
 SMALL = Tile("mma", 1, 16, 1, 2, 8, 1)
@@ -158,15 +128,6 @@ def test_any_tile_gives_the_same_map(problem: Problem, tile: Tile, dtype: torch.
     check(problem, tile, draw((2, 2, *spatial), dtype), output_size(problem, spatial))
 
 
-@pytest.mark.parametrize("rows", [1, 3])
-@pytest.mark.parametrize(("columns", "splits"), [(8, 1), (8, 4), (16, 2), (6, 2)])
-def test_any_tile_gives_the_same_gradient(rows: int, columns: int, splits: int) -> None:
-    problem = Problem(2, 1, (1, 3, 5), padding=(0, 1, 2))
-    x, gradient = volumes(problem, 3, (1, 5, 16), (1, 5, 16), torch.bfloat16)
-    tile = Tile("mma", 1, 16, 1, rows, columns, 1, splits)
-    check_gradients(gradients(x, gradient, problem, tile), x, gradient, problem)
-
-
 def views() -> dict[str, Tensor]:
     """[2, 2, 1, 6, 16] in ways that no layout has."""
     wide = draw((2, 4, 2, 6, 32))
@@ -185,8 +146,6 @@ SAME = Problem(2, 1, (1, 3, 3), padding=(0, 1, 1))
 @pytest.mark.parametrize("name", views())
 def test_strides(name: str) -> None:
     check(SAME, SMALL, views()[name], (1, 6, 16))
-    x = views()[name]
-    check_gradients(gradients(x, x, SAME, SMALL), x, x, SAME)
 
 
 @pytest.mark.parametrize("name", ["every other", "shifted", "transposed", "channels_last"])
@@ -217,8 +176,6 @@ def test_offsets_past_32_bits(axis: int) -> None:
     tile = Tile("mma", 1, 16, 1, 2, 8, 1)
     size = (shape[2] + 1, shape[3] + 1, 8)
     check(problem, tile, x, size)
-    gradient = draw((shape[0], shape[1], *size), x.dtype, seed=2)
-    check_gradients(gradients(x, gradient, problem, tile), x, gradient, problem)
 
 
 def test_the_epilogue() -> None:
@@ -256,39 +213,22 @@ def test_rows_of_zeros_that_fill_up_a_kernel_reach_further() -> None:
     assert rows == list(range(12 - 8, 12 + 6 + 1))
 
 
-@pytest.mark.filterwarnings(NUMPY)
-def test_a_gradient_that_is_not_finite_stays_in_its_filter() -> None:
-    x, gradient = volumes(SAME, 1, (1, 6, 16), (1, 6, 16), torch.float16)
-    gradient[0, 1, 0, 3, 5] = float("nan")
-    out, bias = gradients(x, gradient, SAME, SMALL)
-    assert out[0].isfinite().all()
-    assert out[1].isnan().all()
-    assert bias is not None
-    assert bias.isnan().tolist() == [False, True]
-
-
 def test_two_runs_agree_to_the_last_bit() -> None:
     x = draw((3, 2, 1, 9, 11))
     first, second = (run(CONV, SMALL, x, (1, 5, 6))[0] for _ in range(2))
     assert first.equal(second)
-    x, gradient = volumes(SAME, 3, (1, 6, 16), (1, 6, 16), torch.bfloat16)
-    tile = replace(SMALL, splits=3)
-    pairs = zip(*(gradients(x, gradient, SAME, tile) for _ in range(2)), strict=True)
-    assert all(a is not None and b is not None and a.equal(b) for a, b in pairs)
 
 
 @pytest.mark.parametrize(
     "wrong", [replace(SAME, padding=(0, 1, 0)), replace(SAME, stride=(1, 2, 1))]
 )
-def test_the_checks_find_a_wrong_problem(wrong: Problem) -> None:
-    x, gradient = volumes(SAME, 2, (1, 6, 16), (1, 6, 16), torch.bfloat16)
+def test_the_check_finds_a_wrong_problem(wrong: Problem) -> None:
+    x = draw((2, 2, 1, 6, 16))
     found, weight = run(wrong, SMALL, x, (1, 6, 16))
     expected = reference(x, weight, (1, 6, 16), SAME)
     products = reference(x.abs(), weight.abs(), (1, 6, 16), SAME)
     with pytest.raises(AssertionError, match="elements are off"):
         assert_close(found, expected, error_bound(expected, products, 9, x.dtype))
-    with pytest.raises(AssertionError, match="elements are off"):
-        check_gradients(gradients(x, gradient, wrong, SMALL), x, gradient, SAME)
 
 
 @pytest.mark.parametrize(
@@ -307,25 +247,6 @@ def test_a_tile_that_does_not_fit_is_refused(problem: Problem, tile: Tile) -> No
     x = torch.zeros(1, problem.in_channels, 1, 4, 600, dtype=torch.float16)
     with pytest.raises(DwrError, match="no banded form of"):
         run(problem, tile, x, (1, 4, 4))
-
-
-def test_a_tile_of_a_gradient_that_does_not_fit_is_refused() -> None:
-    x, gradient = volumes(SAME, 1, (2, 4, 8), (2, 4, 8), torch.float16)
-    with pytest.raises(DwrError, match="no banded form of"):
-        gradients(x, gradient, SAME, replace(SMALL, depth=2))
-
-
-def test_only_elements_of_16_bits_are_supported() -> None:
-    assert [bands.supports(SAME, size) for size in (2, 4, 8)] == [True, False, False]
-    assert [bands.supports_weight(SAME, size) for size in (2, 4, 8)] == [True, False, False]
-
-
-@pytest.mark.parametrize("k", [*range(1, 32), 51, 63])
-def test_every_square_kernel_is_supported(k: int) -> None:
-    for stride, adjoint in product((1, 2, 3, 4), (False, True)):
-        problem = Problem(8, 1, (1, k, k), (1, stride, stride), (0, k // 2, k // 2))
-        assert bands.supports(replace(problem, adjoint=adjoint), 2) or k > 31
-        assert bands.supports_weight(problem, 2) or k > 31
 
 
 @st.composite
@@ -370,32 +291,8 @@ def test_every_map(
 ) -> None:
     assume(bands.supports(problem, 2))
     spatial, size = data.draw(sizes(problem))
+    ones = torch.ones(1, problem.in_channels, *spatial)
+    met = reference(ones, torch.ones(problem.multiplier, problem.taps), size, problem)
+    assume((met != 0).mean() > 0.3)  # or the check would mean little
     tile = bands.map_tile(problem, 2, size, multiprocessors)
     check(problem, tile, draw((2, problem.in_channels, *spatial), dtype), size)
-
-
-@given(st.data(), problems(), st.integers(1, 200), st.sampled_from(HALVES))
-@settings(max_examples=15, deadline=None)
-def test_every_gradient_of_the_weight(
-    data: st.DataObject, problem: Problem, multiprocessors: int, dtype: torch.dtype
-) -> None:
-    problem = replace(problem, reduce=False)
-    assume(bands.supports_weight(problem, 2))
-    fine, coarse = data.draw(sizes(replace(problem, adjoint=False)))
-    x, gradient = volumes(problem, 2, fine, coarse, dtype)
-    tile = bands.weight_tile(problem, 2, coarse, multiprocessors)
-    check_gradients(gradients(x, gradient, problem, tile), x, gradient, problem)
-
-
-LENGTHS = st.tuples(*[st.integers(1, 300)] * 3)
-
-
-@given(problems(), LENGTHS, st.integers(1, 64), st.integers(1, 200))
-@settings(max_examples=300, deadline=None)
-def test_what_is_supported_has_a_tile_at_every_size(
-    problem: Problem, size: Triple, batch: int, multiprocessors: int
-) -> None:
-    if bands.supports(problem, 2):
-        assert bands.fits(problem, bands.map_tile(problem, batch, size, multiprocessors))
-    if bands.supports_weight(problem, 2):
-        assert bands.fits_weight(problem, bands.weight_tile(problem, batch, size, multiprocessors))
