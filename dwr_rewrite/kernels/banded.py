@@ -34,14 +34,11 @@ from dwr_rewrite.errors import DwrError
 from dwr_rewrite.kernels import bands
 from dwr_rewrite.kernels.banded_map import banded_map
 from dwr_rewrite.kernels.banded_weight import banded_weight
-from dwr_rewrite.kernels.operands import Capture, strides, vector
+from dwr_rewrite.kernels.operands import INTERPRETED, Capture, length, strides, vector
 from dwr_rewrite.kernels.partial import finish
 from dwr_rewrite.kernels.problem import Activation, Problem
 from dwr_rewrite.kernels.tile import Tile
-from dwr_rewrite.kernels.weight import BLOCK, _length
-
-_INTERPRETED = not isinstance(banded_map, triton.JITFunction)
-"""Whether Triton's interpreter runs the kernels, which takes bfloat16 for integers in a product."""
+from dwr_rewrite.kernels.weight import BLOCK
 
 
 def run(
@@ -80,7 +77,7 @@ def run(
         *problem.kernel, *problem.stride, *problem.padding, *problem.dilation,
         problem.adjoint, problem.reduce, problem.multiplier, activation,
         tile.positions, *box, bands.width(tile.columns), window.first, window.chunks, vec, store,
-        *bands.kernel_rows(problem, tile), _wide(x) or _wide(out), _INTERPRETED,
+        *bands.kernel_rows(problem, tile), _wide(x) or _wide(out), INTERPRETED,
         num_warps=tile.warps, num_stages=1,
     )  # fmt: skip
 
@@ -123,16 +120,16 @@ def run_weight(
     capture(banded_weight)[(groups * tile.splits * filters,)](
         parts, bias_parts, fine, coarse, filters, coarse.shape[0],
         *fine.shape[2:4], fine.shape[4] // vec, *coarse.shape[2:4], coarse.shape[4] // unit,
-        boxes_h, boxes_w, tile.splits, _length(triton.cdiv(blocks, tile.splits)),
+        boxes_h, boxes_w, tile.splits, length(triton.cdiv(blocks, tile.splits)),
         *strides(fine, vec), *strides(coarse, unit),
         *problem.kernel, *problem.stride, *problem.padding, *problem.dilation,
         problem.adjoint, problem.multiplier, tile.positions, taps, tile.rows, tile.columns,
         bands.width(tile.columns), window.first, window.chunks, vec, unit, bias_out is not None,
-        _wide(fine) or _wide(coarse), _INTERPRETED, num_warps=tile.warps, num_stages=1,
+        _wide(fine) or _wide(coarse), INTERPRETED, num_warps=tile.warps, num_stages=1,
     )  # fmt: skip
     count = out.numel() + (0 if bias_out is None else filters)
     capture(finish)[(triton.cdiv(count, BLOCK),)](
-        out, bias_out, parts, bias_parts, out.numel(), filters, _length(tile.splits),
+        out, bias_out, parts, bias_parts, out.numel(), filters, length(tile.splits),
         triton.next_power_of_2(min(tile.splits, 32)), BLOCK, tl.float32,
     )  # fmt: skip
 

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
+import triton
 import triton.language as tl
 from torch import Tensor
+
+from dwr_rewrite.kernels.common import put
 
 Capture = Callable[[Any], Any]
 """Wraps a kernel before it is launched: ``torch.library.wrap_triton`` while torch traces, which
 then sees the launch; otherwise it returns the kernel."""
+
+INTERPRETED = not isinstance(cast(object, put), triton.JITFunction)
+"""Whether kernels run in Triton's interpreter."""
 
 VECTOR_BYTES = 16
 """The widest load and store of a lane."""
@@ -56,3 +62,8 @@ def wide(x: Tensor) -> bool:
 def accumulator(dtype: torch.dtype) -> tl.dtype:
     """The type of a sum: float32, and float64 for float64."""
     return tl.float64 if dtype == torch.float64 else tl.float32
+
+
+def length(count: int) -> int | tl.constexpr:
+    """Of a loop. Triton 3.6 interprets a number as an array, which numpy 2.4 makes no range of."""
+    return tl.constexpr(count) if INTERPRETED else count

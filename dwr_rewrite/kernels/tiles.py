@@ -62,7 +62,9 @@ def default(
         channels_last: channels lie side by side; otherwise columns do.
         multiprocessors: of the device.
     """
-    if not channels_last and problem.taps >= BANDED and bands.supports(problem, itemsize):
+    rows = problem.kernel[0] * problem.kernel[1]  # one alone has no input to share
+    banded = rows > 1 and problem.taps >= BANDED and bands.supports(problem, itemsize)
+    if banded and not channels_last:
         return bands.map_tile(problem, batch, out_spatial, multiprocessors)
     return map_tiles.default_map(
         problem, batch, in_spatial, out_spatial, itemsize, channels_last, multiprocessors

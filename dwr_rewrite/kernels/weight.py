@@ -21,10 +21,9 @@ from math import prod
 
 import torch
 import triton
-import triton.language as tl
 from torch import Tensor
 
-from dwr_rewrite.kernels.operands import Capture, accumulator, strides, vector
+from dwr_rewrite.kernels.operands import Capture, accumulator, length, strides, vector
 from dwr_rewrite.kernels.partial import finish, partial
 from dwr_rewrite.kernels.problem import Problem, Triple
 from dwr_rewrite.kernels.tile import Tile
@@ -32,8 +31,6 @@ from dwr_rewrite.kernels.weight_tiles import chunk
 
 BLOCK = 32
 """Sums that a program of the second stage makes."""
-
-_INTERPRETED = not isinstance(partial, triton.JITFunction)
 
 
 def run(
@@ -66,7 +63,7 @@ def run(
     _sum(x, gradient, parts, bias_parts, problem, tile, capture, atomic)
     count = out.numel() + (0 if bias_out is None else filters)
     capture(finish)[(triton.cdiv(count, BLOCK),)](
-        out, bias_out, parts, bias_parts, out.numel(), filters, _length(rows),
+        out, bias_out, parts, bias_parts, out.numel(), filters, length(rows),
         triton.next_power_of_2(min(rows, 128)), BLOCK, accumulator(x.dtype),
     )  # fmt: skip
 
@@ -91,17 +88,12 @@ def _sum(
         out, bias_out, fine, coarse, gradient.shape[1] // (unit // vec), coarse.shape[0],
         *fine.shape[2:4], fine.shape[4] // vec, *coarse.shape[2:4], coarse.shape[4] // vec,
         *near, far, *strides(fine, unit, axis), *strides(coarse, unit, axis),
-        tile.splits, _length(triton.cdiv(tiles, tile.splits)), *lanes,
+        tile.splits, length(triton.cdiv(tiles, tile.splits)), *lanes,
         *_digits(tile.positions, lanes), *problem.kernel, *taps, *problem.stride, *problem.dilation,
         problem.adjoint, problem.multiplier, tile.channels, tile.positions, *box,
         unit, vec, skew, atomic, _wide(fine, problem, tile) or _wide(coarse, problem, tile),
         accumulator(x.dtype), num_warps=tile.warps,
     )  # fmt: skip
-
-
-def _length(count: int) -> int | tl.constexpr:
-    """Of a loop. Triton 3.6 interprets a number as an array, which numpy 2.4 makes no range of."""
-    return tl.constexpr(count) if _INTERPRETED else count
 
 
 def _units(

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
@@ -295,7 +295,7 @@ def cases(draw_from: st.DrawFn) -> tuple[Problem, Triple, Triple, bool, torch.dt
         axes(st.integers(1, 3)),
         axes(st.integers(1, 3)),
     )
-    padding, spatial = axes(st.integers(-1, 4), 0), axes(st.integers(1, 6))
+    padding, spatial = axes(st.integers(-1, 2), 0), axes(st.integers(1, 6))
     adjoint, reduce = draw_from(st.sampled_from(FORMS))
     groups, multiplier = draw_from(st.integers(1, 3)), draw_from(st.integers(1, 3))
     problem = Problem(groups, multiplier, kernel, stride, padding, dilation, adjoint, reduce)
@@ -309,6 +309,9 @@ def cases(draw_from: st.DrawFn) -> tuple[Problem, Triple, Triple, bool, torch.dt
 @settings(max_examples=40, deadline=None)
 def test_every_map(case: tuple[Any, ...], multiprocessors: int) -> None:
     problem, spatial, size, last, dtype = case
+    ones = torch.ones(1, problem.in_channels, *spatial)
+    filters = torch.ones(problem.groups * problem.multiplier, problem.taps)
+    assume((reference(ones, filters, size, problem) != 0).mean() > 0.3)  # or it would say little
     x = draw((2, problem.in_channels, *spatial), dtype)
     tile = tiles.default(problem, 2, spatial, size, x.itemsize, last, multiprocessors)
     check(problem, tile, x.to(memory_format=LAST) if last else x, size)

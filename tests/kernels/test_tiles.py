@@ -132,6 +132,7 @@ def test_tensor_cores_from_the_taps_on_from_which_products_limit() -> None:
 
     assert method((1, 3, 3), 2, last=False) == "fma"
     assert method((1, 5, 5), 2, last=False) == "mma"
+    assert method((1, 1, 31), 2, last=False) == "fma"
     assert method((1, 7, 7), 4, last=False) == "fma"
     assert method((1, 7, 7), 2, last=True) == "fma"
 

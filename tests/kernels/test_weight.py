@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -162,7 +162,7 @@ def workloads(draw: st.DrawFn) -> tuple[Problem, Tensor, Tensor, Tile]:
     )  # fmt: skip
     problem = Problem(
         draw(st.integers(1, 5)), draw(st.integers(1, 2)), kernel, draw(axes(3)),
-        draw(st.tuples(*[st.integers(-2, 6)] * 3)), draw(axes(2)), draw(st.booleans()),
+        draw(st.tuples(*[st.integers(-1, 3)] * 3)), draw(axes(2)), draw(st.booleans()),
     )  # fmt: skip
     sizes = st.tuples(st.integers(1, 2), st.integers(1, 5), st.integers(1, 7))
     # Both sizes are free, since what lies behind an input is not told.
@@ -186,6 +186,7 @@ def test_it_is_the_definition_everywhere(
     workload: tuple[Problem, Tensor, Tensor, Tile],
 ) -> None:
     problem, x, gradient, tile = workload
+    assume((exact(x, gradient, problem)[0] != 0).double().mean() > 0.3)  # or it would say little
     check(gradients(x, gradient, problem, tile), x, gradient, problem)
 
 
