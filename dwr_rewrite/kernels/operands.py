@@ -13,8 +13,8 @@ from torch import Tensor
 from dwr_rewrite.kernels.common import put
 
 Capture = Callable[[Any], Any]
-"""Wraps a kernel before it is launched: ``torch.library.wrap_triton`` while torch traces, which
-then sees the launch; otherwise it returns the kernel."""
+"""Gives what is launched in the place of a kernel: the kernel, or what notes its launch, as
+benchmarks/check_kernels.py does to compile without a GPU."""
 
 INTERPRETED = not isinstance(cast(object, put), triton.JITFunction)
 """Whether kernels run in Triton's interpreter."""

@@ -3,7 +3,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
+from functools import partial
 
 import pytest
 import torch
@@ -15,7 +15,8 @@ from dwr_rewrite.errors import DwrError
 from dwr_rewrite.kernels import banded, bands
 from dwr_rewrite.kernels.problem import Problem, Triple
 from dwr_rewrite.kernels.tile import Tile
-from tests.kernels.maps import assert_close, error_bound, reference
+from tests.kernels import maps
+from tests.kernels.maps import FORMS, assert_close, error_bound, output_size, reference
 
 HALVES = (torch.float16, torch.bfloat16)
 NUMPY = "ignore:invalid value encountered:RuntimeWarning"  # of the interpreter's products
@@ -30,44 +31,12 @@ def poison() -> Iterator[None]:
     torch.use_deterministic_algorithms(before)
 
 
+run, check = partial(maps.run, banded.run), partial(maps.check, banded.run)
+# The zeros of a band are products too, but exact ones, whose sums are not rounded.
+
+
 def draw(shape: tuple[int, ...], dtype: torch.dtype = torch.bfloat16, seed: int = 0) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
-
-
-def run(
-    problem: Problem, tile: Tile, x: Tensor, size: Triple, *, scale: Tensor | None = None,
-    bias: Tensor | None = None, activation: Any = "none", out: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """The kernel's output, which was NaN before, and the weight it took."""
-    weight = draw((problem.groups * problem.multiplier, problem.taps), x.dtype, seed=1)
-    if out is None:
-        out = torch.empty(x.shape[0], problem.out_channels, *size, dtype=x.dtype)
-    out.fill_(float("nan"))
-    banded.run(x, weight, scale, bias, out, problem, activation, tile, lambda kernel: kernel)
-    return out, weight
-
-
-def check(problem: Problem, tile: Tile, x: Tensor, size: Triple, out: Tensor | None = None) -> None:
-    """The zeros of a band are products too, but exact ones, whose sums are not rounded."""
-    found, weight = run(problem, tile, x, size, out=out)
-    expected = reference(x, weight, size, problem)
-    products = reference(x.abs(), weight.abs(), size, problem)
-    count = problem.taps * (problem.multiplier if problem.reduce else 1)
-    assert_close(found, expected, error_bound(expected, products, count, x.dtype))
-
-
-def output_size(problem: Problem, spatial: Triple) -> Triple:
-    """The size with the same padding behind as in front."""
-    lengths = []
-    for n, k, s, p, d in zip(
-        spatial, problem.kernel, problem.stride, problem.padding, problem.dilation, strict=True
-    ):
-        reach = d * (k - 1) + 1
-        length = (n - 1) * s + reach - 2 * p if problem.adjoint else (n + 2 * p - reach) // s + 1
-        lengths.append(length)
-    depth, height, width = lengths
-    return depth, height, width
+    return maps.draw(shape, dtype, seed)
 
 
 GEOMETRIES: dict[str, tuple[Triple, Triple, Triple, Triple, Triple]] = {
@@ -90,7 +59,6 @@ GEOMETRIES: dict[str, tuple[Triple, Triple, Triple, Triple, Triple]] = {
     "3-D strided": ((3, 3, 3), (1, 2, 2), (1, 1, 1), (1, 1, 1), (2, 4, 6)),
     "3-D in parts": ((2, 7, 17), (1, 1, 1), (0, 3, 8), (1, 1, 1), (2, 2, 4)),
 }  # fmt: skip
-FORMS = [(adjoint, reduce) for adjoint in (False, True) for reduce in (False, True)]
 
 
 @pytest.mark.parametrize(("adjoint", "reduce"), FORMS)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from math import prod
 from typing import Any
 
@@ -16,54 +17,11 @@ from torch.nn import functional as F
 from dwr_rewrite.kernels import gather, tiles
 from dwr_rewrite.kernels.problem import ACTIVATIONS, Problem, Triple, triple
 from dwr_rewrite.kernels.tile import Tile
-from tests.kernels.maps import assert_close, error_bound, reference
+from tests.kernels import maps
+from tests.kernels.maps import FORMS, LAST, assert_close, draw, error_bound, output_size, reference
 
-LAST = torch.channels_last_3d
 SMALL = Tile(channels=2, positions=16, rows=2, columns=2)
-
-
-def draw(shape: tuple[int, ...], dtype: torch.dtype = torch.float32, seed: int = 0) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
-
-
-def run(
-    problem: Problem, tile: Tile, x: Tensor, size: Triple, *, scale: Tensor | None = None,
-    bias: Tensor | None = None, activation: Any = "none", out: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """The kernel's output, which was NaN before, and the weight it took."""
-    weight = draw((problem.groups * problem.multiplier, problem.taps), x.dtype, seed=1)
-    if out is None:
-        out = torch.empty(x.shape[0], problem.out_channels, *size, dtype=x.dtype)
-        if x.stride(1) == 1 and x.shape[1] > 1:
-            out = out.to(memory_format=LAST)
-    out.fill_(float("nan"))
-    gather.run(x, weight, scale, bias, out, problem, activation, tile, lambda kernel: kernel)
-    return out, weight
-
-
-def check(problem: Problem, tile: Tile, x: Tensor, size: Triple, out: Tensor | None = None) -> None:
-    found, weight = run(problem, tile, x, size, out=out)
-    expected = reference(x, weight, size, problem)
-    products = reference(x.abs(), weight.abs(), size, problem)
-    count = problem.taps * (problem.multiplier if problem.reduce else 1)
-    assert_close(found, expected, error_bound(expected, products, count, x.dtype))
-
-
-def output_size(problem: Problem, spatial: Triple, behind: Triple = (0, 0, 0)) -> Triple:
-    """The size with the same padding behind as in front, and ``behind`` more."""
-    lengths = []
-    for n, k, s, p, d, more in zip(
-        spatial, problem.kernel, problem.stride, problem.padding, problem.dilation, behind,
-        strict=True,
-    ):  # fmt: skip
-        reach = d * (k - 1) + 1
-        if problem.adjoint:
-            lengths.append((n - 1) * s + reach - 2 * p + more)
-        else:
-            lengths.append((n + 2 * p + more - reach) // s + 1)
-    depth, height, width = lengths
-    return depth, height, width
+run, check = partial(maps.run, gather.run), partial(maps.check, gather.run)
 
 
 # (kernel, stride, padding, dilation, input's spatial lengths)
@@ -86,7 +44,6 @@ GEOMETRIES: dict[str, tuple[Triple, Triple, Triple, Triple, Triple]] = {
     "31x31": ((1, 31, 31), (1, 1, 1), (0, 15, 15), (1, 1, 1), (1, 2, 8)),
     "large and strided": ((1, 9, 9), (1, 2, 3), (0, 4, 4), (1, 1, 1), (1, 9, 12)),
 }  # fmt: skip
-FORMS = [(adjoint, reduce) for adjoint in (False, True) for reduce in (False, True)]
 
 
 @pytest.mark.parametrize(("adjoint", "reduce"), FORMS)
