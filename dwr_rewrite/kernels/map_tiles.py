@@ -20,9 +20,12 @@ QUICK = 600
 """Products, and twice the loads, that the rule writes out: its first call has to compile within a
 few seconds."""
 
-HOISTED = 240
+HOISTED = 200
 """Registers of a lane whose rows are looped over: sums, weights and lines of input together. The
 compiler loads all lines of a kernel row before it multiplies, and spills what is more."""
+
+STRIDED = 130
+"""Elements, weights and sums of a lane in channels_last that a map with steps may have."""
 
 HELD = 64
 """Weights that a lane may hold for each of its channels; a kernel with more loops over its rows."""
@@ -114,6 +117,7 @@ def _box(
         for c in _covering(columns, out_spatial[2])
         for r in _covering([r for r in (8, 7, 4, 2, 1) if r % high == 0] or [1], out_spatial[1])
         if deep * r * c <= max(room, smallest) and _written(problem, (deep, r, c)) <= QUICK
+        and not (channels_last and _is_heavy(problem, (deep, r, c)))
     ]  # fmt: skip
     return min(boxes, key=lambda box: _loads(problem, box), default=(1, 1, columns[-1]))
 
@@ -144,6 +148,12 @@ def _written(problem: Problem, box: Triple) -> int:
     return _products(problem, box) + 2 * prod(_met(problem, box))
 
 
+def _is_heavy(problem: Problem, box: Triple) -> bool:
+    """Whether a box of a map with steps, which share little, holds more than registers do."""
+    steps = prod(problem.stride) > 1 and not problem.adjoint
+    return steps and prod(_met(problem, box)) + problem.taps + prod(box) > STRIDED
+
+
 def _loads(problem: Problem, box: Triple) -> float:
     """Elements and weights that a lane loads for each output of its box."""
     whole = unrolled(problem, Tile("fma", 1, 1, *box))
@@ -163,7 +173,10 @@ def _cut(
     whole = unrolled(problem, Tile("fma", 1, 1, *box))
     weights = problem.taps if whole else problem.kernel[2]
     vector = 16 // itemsize
-    while vector > 1 and vector * (sums + weights) > REGISTERS:
+    while vector > 1 and (
+        vector * (sums + weights) > REGISTERS
+        or (not whole and _hoisted(problem, box, vector, itemsize) > HOISTED)
+    ):
         vector //= 2
     channels = min(THREADS // 2, max(vector, 1 << (problem.out_channels - 1).bit_length()))
     return Tile("fma", channels, THREADS * vector // channels, *box)
@@ -193,13 +206,19 @@ def _smaller(box: Triple, phases: Triple) -> Triple:
     return box
 
 
-def is_sound(problem: Problem, tile: Tile) -> bool:
+def is_sound(problem: Problem, tile: Tile, itemsize: int) -> bool:
     """Whether a tile around the rule's has room in registers, and starts with its phases."""
     box = (tile.depth, tile.rows, tile.columns)
     if any(n % s for n, s in zip(box, phases(problem), strict=True)):
         return False
     together = max(1, tile.channels * tile.positions // (32 * tile.warps))
-    lines = 0 if unrolled(problem, tile) else prod(_met(problem, box)) + problem.kernel[2]
-    sums = prod(box) * together
-    room = sums <= 2 * SUMS and sums + lines * together <= HOISTED
-    return room and _products(problem, box) <= UNROLLED
+    looped = not unrolled(problem, tile)
+    if looped and _hoisted(problem, box, together, itemsize) > HOISTED:
+        return False
+    return prod(box) * together <= 2 * SUMS and _products(problem, box) <= UNROLLED
+
+
+def _hoisted(problem: Problem, box: Triple, together: int, itemsize: int) -> int:
+    """Registers of a lane whose rows are looped over."""
+    lines = prod(_met(problem, box)) * max(1, together * itemsize // 4)
+    return together * (prod(box) + problem.kernel[2]) + lines

@@ -62,8 +62,10 @@ def default(
         channels_last: channels lie side by side; otherwise columns do.
         multiprocessors: of the device.
     """
-    rows = problem.kernel[0] * problem.kernel[1]  # one alone has no input to share
-    banded = rows > 1 and problem.taps >= BANDED and bands.supports(problem, itemsize)
+    # A row alone has no input to share with others, and steps take windows twice as long.
+    shares = problem.kernel[0] * problem.kernel[1] > 1
+    shares = shares and (problem.adjoint or problem.stride[2] == 1)
+    banded = shares and problem.taps >= BANDED and bands.supports(problem, itemsize)
     if banded and not channels_last:
         return bands.map_tile(problem, batch, out_spatial, multiprocessors)
     return map_tiles.default_map(
@@ -112,7 +114,7 @@ def candidates(workload: Workload, multiprocessors: int) -> tuple[Tile, ...]:
         first, ordinary = default(*sizes), map_tiles.default_map(*sizes)
         banded = bands.supports(problem, itemsize)
         made = bands.map_tile(problem, batch, outside, multiprocessors)
-        around = [t for t in _around(ordinary, outside) if map_tiles.is_sound(problem, t)]
+        around = [t for t in _around(ordinary, outside) if map_tiles.is_sound(problem, t, itemsize)]
     found = [first, *([made] if banded and not last else []), ordinary, *around]
     return tuple(dict.fromkeys(found))[:CANDIDATES]
 

@@ -26,11 +26,15 @@ box meets before it multiplies, with an address for every column; of 220 on, som
 VECTOR = 16
 """Bytes of the widest load of a thread."""
 
-WRITTEN = 500
-"""Products that a box may write out for a channel; more would compile for longer than seconds."""
+WRITTEN = 680
+"""Products, and twice the loads, that a box may write out for a channel; more would compile for
+longer than seconds."""
 
 THREADS = 128
-"""Of a program."""
+"""Of a program; of one that writes out :data:`LARGE` products half as many, because for more the
+compiler takes fewer registers than it needs, to have more programs at a time, and spills."""
+
+LARGE = 400
 
 PROGRAMS = {False: 12, True: 6}
 """For each multiprocessor, by channels_last: of 64 to 128 registers a thread 8 to 4 fit at once, of
@@ -98,6 +102,12 @@ class _Cut:
         """Programs that share out the taps."""
         return prod(-(-k // t) for k, t in zip(self.problem.kernel, self.taps, strict=True))
 
+    @property
+    def threads(self) -> int:
+        """Of a program."""
+        large = prod(self.box) * prod(self.taps) >= LARGE and not self.channels_last
+        return THREADS // 2 if large else THREADS
+
     @cached_property
     def lanes(self) -> int:
         """Boxes of an image."""
@@ -129,8 +139,8 @@ class _Cut:
         return depth * height * fine, prod(self.box) // columns
 
     def fits(self, most: int = WRITTEN) -> bool:
-        """Whether it writes out at most so many products, and keeps its registers."""
-        written = prod(self.box) * prod(self.taps)
+        """Whether it writes out at most so many products and loads, and keeps its registers."""
+        written = prod(self.box) * prod(self.taps) + 2 * prod(self.met)
         words = max(1, self.channels * self.itemsize // 4) * sum(self.loads)
         held = self.channels * prod(self.taps) + words if self.channels > 1 else 0
         return prod(self.box) == 1 or (written <= most and held <= HELD)
@@ -199,7 +209,7 @@ def default_weight(
     fill = -(-multiprocessors // programs)
     several = min(PROGRAMS[channels_last] * multiprocessors // programs, tiles // TILES)
     share = -(-tiles // min(tiles, max(several, fill)))
-    return Tile("fma", channels, positions, *cut.box, THREADS // 32, -(-tiles // share))
+    return Tile("fma", channels, positions, *cut.box, cut.threads // 32, -(-tiles // share))
 
 
 def is_sound(
@@ -238,8 +248,8 @@ def _cuts(
 def _shape(lanes: int, filters: int, cut: _Cut) -> tuple[int, int]:
     """Channels and positions of a program."""
     if not cut.channels_last:
-        positions = min(THREADS, 1 << (lanes - 1).bit_length())
-        return THREADS // positions, positions
+        positions = min(cut.threads, 1 << (lanes - 1).bit_length())
+        return cut.threads // positions, positions
     sizes = [c for c in (64, 32, 16) if -(-filters // c) * c <= WASTE * filters]
     channels = max(cut.channels, sizes[0] if sizes else 1 << (min(filters, 16) - 1).bit_length())
     return channels, THREADS * cut.channels // channels

@@ -328,9 +328,7 @@ def test_a_stride_that_no_kernel_takes_is_kept() -> None:
 def test_a_graph_compiles_and_exports_to_the_operator(linked: bool) -> None:
     net, x = Net(), image()
     traced = symbolic_trace(net)
-    ours = dwr.fx_rewrite(
-        traced, x, policy="kernel", weights="linked" if linked else "precomputed"
-    )
+    ours = dwr.fx_rewrite(traced, x, policy="kernel", weights="linked" if linked else "precomputed")
     found = sites(ours)
     assert len(found) == SITES + 1
     assert found["conv2d"].weights == "linked"
