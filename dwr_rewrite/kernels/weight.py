@@ -29,6 +29,10 @@ from dwr_rewrite.kernels.problem import Problem, Triple
 from dwr_rewrite.kernels.tile import Tile
 from dwr_rewrite.kernels.weight_tiles import chunk
 
+REGISTERS = 255
+"""Of a thread, as many as there are: ptxas takes fewer by itself, to have more programs at a time,
+and spills."""
+
 BLOCK = 32
 """Sums that a program of the second stage makes."""
 
@@ -92,7 +96,7 @@ def _sum(
         *_digits(tile.positions, lanes), *problem.kernel, *taps, *problem.stride, *problem.dilation,
         problem.adjoint, problem.multiplier, tile.channels, tile.positions, *box,
         unit, vec, skew, atomic, _wide(fine, problem, tile) or _wide(coarse, problem, tile),
-        accumulator(x.dtype), num_warps=tile.warps,
+        accumulator(x.dtype), num_warps=tile.warps, maxnreg=REGISTERS,
     )  # fmt: skip
 
 

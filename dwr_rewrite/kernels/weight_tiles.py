@@ -31,10 +31,7 @@ WRITTEN = 680
 longer than seconds."""
 
 THREADS = 128
-"""Of a program; of one that writes out :data:`LARGE` products half as many, because for more the
-compiler takes fewer registers than it needs, to have more programs at a time, and spills."""
-
-LARGE = 400
+"""Of a program."""
 
 PROGRAMS = {False: 12, True: 6}
 """For each multiprocessor, by channels_last: of 64 to 128 registers a thread 8 to 4 fit at once, of
@@ -101,12 +98,6 @@ class _Cut:
     def parts(self) -> int:
         """Programs that share out the taps."""
         return prod(-(-k // t) for k, t in zip(self.problem.kernel, self.taps, strict=True))
-
-    @property
-    def threads(self) -> int:
-        """Of a program."""
-        large = prod(self.box) * prod(self.taps) >= LARGE and not self.channels_last
-        return THREADS // 2 if large else THREADS
 
     @cached_property
     def lanes(self) -> int:
@@ -209,7 +200,7 @@ def default_weight(
     fill = -(-multiprocessors // programs)
     several = min(PROGRAMS[channels_last] * multiprocessors // programs, tiles // TILES)
     share = -(-tiles // min(tiles, max(several, fill)))
-    return Tile("fma", channels, positions, *cut.box, cut.threads // 32, -(-tiles // share))
+    return Tile("fma", channels, positions, *cut.box, THREADS // 32, -(-tiles // share))
 
 
 def is_sound(
@@ -248,8 +239,8 @@ def _cuts(
 def _shape(lanes: int, filters: int, cut: _Cut) -> tuple[int, int]:
     """Channels and positions of a program."""
     if not cut.channels_last:
-        positions = min(cut.threads, 1 << (lanes - 1).bit_length())
-        return cut.threads // positions, positions
+        positions = min(THREADS, 1 << (lanes - 1).bit_length())
+        return THREADS // positions, positions
     sizes = [c for c in (64, 32, 16) if -(-filters // c) * c <= WASTE * filters]
     channels = max(cut.channels, sizes[0] if sizes else 1 << (min(filters, 16) - 1).bit_length())
     return channels, THREADS * cut.channels // channels
