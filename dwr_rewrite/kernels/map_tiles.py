@@ -42,6 +42,9 @@ REGISTERS = 80
 WASTE = 1.2
 """Positions that boxes may cover for one that exists."""
 
+IDLE = 1.1
+"""Lanes that programs may have for one that has a box."""
+
 WAVES = 2
 """Programs for each multiprocessor that fill a device."""
 
@@ -105,8 +108,9 @@ def _box(
         columns, room = _sizes(8 if flat else 4, wide), 8
     else:
         longest = [v for v in _sizes(vector * (2 if flat else 1), wide) if v > 1]
-        columns = [v for v in longest if in_spatial[2] % min(v, vector) == 0]
-        # Columns that are no vector are loaded one by one; two of 16 bits still share a line.
+        # A quarter of the columns is a vector at least; else they are loaded one by one, and two of
+        # 16 bits still share a line.
+        columns = [v for v in longest if in_spatial[2] % max(2, v // 4) == 0]
         columns, room = [*columns, *_sizes(4 // itemsize, wide)], SUMS
     # Of phases that have no room the rows are looped over.
     high = high if high * wide <= SUMS else 1
@@ -119,7 +123,13 @@ def _box(
         if deep * r * c <= max(room, smallest) and _written(problem, (deep, r, c)) <= QUICK
         and not (channels_last and _is_heavy(problem, (deep, r, c)))
     ]  # fmt: skip
-    return min(boxes, key=lambda box: _loads(problem, box), default=(1, 1, columns[-1]))
+
+    def cost(box: Triple) -> float:
+        """Loads of an output that exists."""
+        covered = prod(-(-n // b) * b for n, b in zip(out_spatial, box, strict=True))
+        return _loads(problem, box) * covered / prod(out_spatial)
+
+    return min(boxes, key=cost, default=(1, 1, columns[-1]))
 
 
 def _products(problem: Problem, box: Triple) -> int:
@@ -168,7 +178,8 @@ def _cut(
     sums = prod(box)
     if not channels_last:
         lanes = -(-out_spatial[1] // box[1]) * -(-out_spatial[2] // box[2])
-        positions = min((128, 64, 32, 16), key=lambda size: -(-lanes // size) * size)
+        sizes = [n for n in (128, 64, 32, 16, 8, 4) if -(-lanes // n) * n <= IDLE * lanes]
+        positions = sizes[0] if sizes else 4  # the longest stretches of a row that fit
         return Tile("fma", THREADS // positions, positions, *box)
     whole = unrolled(problem, Tile("fma", 1, 1, *box))
     weights = problem.taps if whole else problem.kernel[2]
