@@ -60,7 +60,7 @@ def chunk(kernel: Triple, sums: int = 1) -> Triple:
     width = _equal(kernel[2], REGISTERS // (sums + 1))
     rows = (REGISTERS - width) // (sums * width)
     height = _equal(kernel[1], rows) if width == kernel[2] else 1
-    depth = _equal(kernel[0], rows // height) if height == kernel[1] else 1
+    depth = _equal(kernel[0], rows // height) if (height, width) == kernel[1:] else 1
     return depth, height, width
 
 

@@ -29,6 +29,7 @@ def plane(channels: int, k: int, stride: int = 1) -> Problem:
         ((1, 1, 31), 2, (1, 1, 31)),
         ((1, 1, 130), 1, (1, 1, 44)),
         ((1, 1, 31), 200, (1, 1, 1)),
+        ((2, 1, 37), 2, (1, 1, 19)),
     ],
 )
 def test_chunks(kernel: Triple, sums: int, wanted: Triple) -> None:
