@@ -43,6 +43,9 @@ TILES = 4
 L2 = 4.5
 """Issue slots of a thread in which its multiprocessor gets a byte from the L2, at 28 a clock."""
 
+COLUMNS = (1, 2, 4, 8, 16)
+"""Of a box; with more, some kernels in channels_last spill."""
+
 WASTE = 1.2
 """Channels that blocks may cover for one that exists."""
 
@@ -220,7 +223,8 @@ def is_sound(
     fine, coarse = (out_spatial, in_spatial) if problem.adjoint else (in_spatial, out_spatial)
     box = (tile.depth, tile.rows, tile.columns)
     side = max(1, tile.channels * tile.positions // (32 * tile.warps)) if channels_last else 1
-    return _Cut(problem, box, side, fine, coarse, itemsize, channels_last).fits(2 * WRITTEN)
+    cut = _Cut(problem, box, side, fine, coarse, itemsize, channels_last)
+    return box[2] <= COLUMNS[-1] and cut.fits(2 * WRITTEN)
 
 
 def _cuts(
@@ -228,7 +232,7 @@ def _cuts(
 ) -> Iterator[_Cut]:
     """Those that fit; a box of one value always does."""
     vectors = [v for v in (8, 4, 2, 1) if v * itemsize <= VECTOR] if channels_last else [1]
-    boxes = product((1, 2), (1, 2, 4, 7, 8), (1, 2, 4, 8, 16))
+    boxes = product((1, 2), (1, 2, 4, 7, 8), COLUMNS)
     d, h, w = (max(1, n) for n in coarse)  # nothing is cut as one element would be
     for vector, box in product(vectors, boxes):
         cut = _Cut(problem, box, vector, fine, (d, h, w), itemsize, channels_last)
