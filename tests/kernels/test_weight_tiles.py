@@ -52,7 +52,7 @@ def rule(problem: Problem, batch: int, size: Triple, **options: object) -> Tile:
     """For a "same" convolution."""
     lengths = tuple(-(-n // s) for n, s in zip(size, problem.stride, strict=True))
     settings = {"itemsize": 2, "channels_last": False, "multiprocessors": H200, **options}
-    return default_weight(problem, batch, size, lengths, **settings)  # type: ignore[arg-type]
+    return default_weight(problem, batch, size, lengths, **settings)
 
 
 @pytest.mark.parametrize(
